@@ -1,0 +1,322 @@
+"""The command line: reads arguments, calls the library, prints what it returns."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import click
+import typer
+
+from . import experiment, importing
+from . import recipe as recipes_module
+from ._version import __version__
+from .data import DATASETS, load_dataset
+from .data import cifar as cifar_data
+from .errors import DataError, ResidualError, UsageError
+from .evaluation import Evaluation
+from .model_folder import load_model
+from .models import complexity, list_models
+from .plot import plot_runs
+from .recipes import RECIPES, get_recipe
+from .run import Run
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="The networks of 'Deep Residual Learning for Image Recognition': train, evaluate, compare.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Fetch, verify or describe a data set.")
+app.add_typer(data_app, name="data")
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder that holds the data or its archive; else RESIDUAL_DATA, else the user's cache."
+    ),
+]
+Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; by default the fastest there is.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+DEFAULT_RECIPES = {"cifar10": "paper", "cifar100": "paper", "digits": "demo"}
+
+
+def _print(line: str = "") -> None:
+    typer.echo(line)
+
+
+def _print_json(values: Any) -> None:
+    _print(json.dumps(values, indent=2))
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        _print(f"residual {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    model: Annotated[str | None, typer.Argument(help="The network, for example resnet20.")] = None,
+    data: Annotated[str | None, typer.Option(help=f"{', '.join(DATASETS)}; by default the recipe's.")] = None,
+    data_dir: DataDir = None,
+    recipe: Annotated[
+        str | None, typer.Option(help=f"{', '.join(RECIPES)}, or a file; by default the data set's.")
+    ] = None,
+    shortcut: Annotated[str | None, typer.Option(help="A, B or C (section 3.3); by default A.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Scale the schedule to this many steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides weights, order, crops and flips.")] = None,
+    holdout: Annotated[int | None, typer.Option(help="Set this many training pictures apart.")] = None,
+    curve: Annotated[
+        str | None, typer.Option(help="'test' draws the test error too, as Figure 6 does.")
+    ] = None,
+    device: Device = None,
+    output: Annotated[Path | None, typer.Option(help="The run folder to make.")] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run, as if never stopped.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a network, or go on with a run."""
+    named = {"data": data, "shortcut": shortcut, "iterations": iterations, "seed": seed}
+    named |= {"holdout": holdout, "curve": curve}
+    changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
+    changes |= recipes_module.parse_overrides(override or [])
+    if resume is not None:
+        result = _resume(resume, model, recipe, changes, output, data_dir=data_dir, device=device)
+    elif model is None:
+        raise UsageError("which network? For example: residual train resnet20; 'residual models' lists them")
+    else:
+        chosen = get_recipe(recipe or DEFAULT_RECIPES.get(data or "", "paper"), model).replace(changes)
+        result = experiment.train(chosen, output=output, data_dir=data_dir, device=device, quiet=False)
+    if as_json:
+        _print_json(result.figures)
+    else:
+        _print_result(result, data_dir)
+
+
+def _resume(
+    path: Path,
+    model: str | None,
+    recipe: str | None,
+    changes: dict[str, Any],
+    output: Path | None,
+    **where: Any,
+) -> experiment.Result:
+    """Go on with a run; what else is given on the command line must agree with its recipe."""
+    if output is not None:
+        raise UsageError("--resume goes on in the run's own folder: leave --output out")
+    own = Run.open(path).recipe
+    expected = get_recipe(recipe, model or own.network) if recipe else own
+    if model is not None and model != own.network:
+        changes = {**changes, "network": model}
+    return experiment.resume(path, recipe=expected.replace(changes), quiet=False, **where)
+
+
+def _print_result(result: experiment.Result, data_dir: Path | None) -> None:
+    figures = result.figures
+    where = f" --data-dir {data_dir}" if data_dir else ""
+    _print(
+        f"test error {figures['error']:.2f} % on {figures['images']:,} pictures, after "
+        f"{figures['iterations']:,} iterations, {figures['seconds']:.0f} s of training "
+        f"({figures['images_per_second']:.0f} images/s)"
+    )
+    if figures["holdout_best"]:
+        best = figures["holdout_best"]
+        _print(f"best hold-out error {best['error']:.2f} % at step {best['step']:,}")
+    _print(f"run     {result.path}")
+    _print(f"curves  {result.path / 'curves.png'}")
+    _print(f"model   {result.path / 'model'}")
+    _print("next:")
+    _print(f"  residual evaluate {result.path}{where}")
+    _print(f"  residual plot {result.path}")
+    _print("  residual train resnet20 --data-dir FOLDER_WITH_CIFAR10    (the paper's experiment)")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
+    data: Annotated[str | None, typer.Option(help="Another data set than the model's own.")] = None,
+    data_dir: DataDir = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a model on the test set: error, top-5, loss, per-class error, confusion matrix."""
+    network = load_model(model)
+    found = experiment.evaluate(network, data=data, data_dir=data_dir, device=device)
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        _print_evaluation(found, network.config.class_names)
+
+
+def _print_evaluation(found: Evaluation, names: tuple[str, ...]) -> None:
+    _print(f"images      {found.images:,}")
+    _print(f"error       {found.error:.2f} %")
+    _print(f"top-5 error {found.top5_error:.2f} %")
+    _print(f"loss        {found.loss:.4f}")
+    width = max(len(name) for name in names)
+    _print()
+    if len(names) > 20:  # a matrix of a hundred columns fits no terminal
+        _print(f"{'class':{width}}  error")
+        for name, error in zip(names, found.per_class_error, strict=True):
+            _print(f"{name:{width}}  {error:5.2f} %")
+        return
+    _print(f"{'class':{width}}    error   predicted as, in the same order")
+    for name, error, row in zip(names, found.per_class_error, found.confusion, strict=True):
+        _print(f"{name:{width}}  {error:5.2f} %  {' '.join(f'{count:5}' for count in row)}")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="Another project's checkpoint.")],
+    model: Annotated[str, typer.Option(help="The network it holds, for example resnet20.")],
+    output: Annotated[Path, typer.Option(help="The model folder to make.")],
+    mean: Annotated[tuple[float, float, float] | None, typer.Option(help="R G B, 0..1 scale.")] = None,
+    std: Annotated[tuple[float, float, float] | None, typer.Option(help="R G B, 0..1 scale.")] = None,
+) -> None:
+    """Turn another project's checkpoint into a model folder."""
+    config = importing.import_checkpoint(file, model=model, output=output, mean=mean, std=std)
+    _print(f"{config.network} from {config.recipe}: {output}")
+    _print(f"next: residual evaluate {output}")
+
+
+@app.command()
+def models(
+    pattern: Annotated[str, typer.Argument(help="A shell pattern, for example 'plain*'.")] = "*",
+    as_json: Json = False,
+) -> None:
+    """List the paper's networks; any other depth 6n+2 (9n+2 with bottlenecks) can be named too."""
+    if as_json:
+        _print_json([complexity(name).as_dict() for name in list_models(pattern)])
+        return
+    _print(f"{'network':20} {'layers':>6} {'parameters':>12} {'multiply-adds':>15}")
+    for cost in map(complexity, list_models(pattern)):
+        _print(f"{cost.name:20} {cost.layers:6} {cost.parameters:12,} {cost.multiply_adds:15,}")
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(help="The network, for example resnet20.")],
+    shortcut: Annotated[str | None, typer.Option(help="A, B or C; by default A.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print a network's layers, parameters, multiply-adds and output sizes."""
+    cost = complexity(model, shortcut=shortcut)
+    if as_json:
+        _print_json(cost.as_dict())
+        return
+    _print(f"name           {cost.name}")
+    _print(f"layers         {cost.layers}")
+    _print(f"parameters     {cost.parameters:,}")
+    _print(f"multiply-adds  {cost.multiply_adds:,}")
+    for stage, size in cost.stages.items():
+        _print(f"{stage:13}  {' x '.join(map(str, size))}")
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="A recipe's name or file.")] = None,
+    model: Annotated[str, typer.Option(help="The network it is for.")] = "resnet20",
+) -> None:
+    """List the recipes, or print one in full, as JSON that --recipe reads."""
+    if name is not None:
+        _print_json(get_recipe(name, model).as_dict())
+        return
+    for known, make in RECIPES.items():
+        _print(f"{known:8} {(make.__doc__ or '').splitlines()[0]}")
+
+
+@data_app.command()
+def fetch(name: Annotated[str, typer.Argument(help="cifar10 or cifar100")], data_dir: DataDir = None) -> None:
+    """Find or download a data set and print its folder."""
+    _print(str(cifar_data.fetch(_release(name), data_dir)))
+
+
+@data_app.command()
+def verify(
+    name: Annotated[str, typer.Argument(help="cifar10 or cifar100")], data_dir: DataDir = None
+) -> None:
+    """Check every file of a data set that is there."""
+    release = _release(name)
+    folder = cifar_data.find(release, data_dir)
+    if folder is None:
+        raise DataError(f"no {name} in {data_dir or cifar_data.default_root()}")
+    for file in release.files:
+        cifar_data.read_records(release, folder / file)
+        _print(f"{folder / file}: as in the official release")
+
+
+@data_app.command()
+def describe(
+    name: Annotated[str, typer.Argument(help=", ".join(DATASETS))],
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Print a data set's sizes and classes."""
+    dataset = load_dataset(name, data_dir)
+    values = {
+        "name": dataset.name,
+        "train_images": len(dataset.train),
+        "test_images": len(dataset.test),
+        "size": list(dataset.train.images.shape[1:]),
+        "class_names": list(dataset.class_names),
+    }
+    if as_json:
+        _print_json(values)
+        return
+    for key, value in values.items():
+        _print(f"{key:13} {', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+def _release(name: str) -> cifar_data.Release:
+    if name not in cifar_data.RELEASES:
+        raise UsageError(
+            f"'{name}' has no files: the data sets with files are {', '.join(cifar_data.RELEASES)}"
+        )
+    return cifar_data.RELEASES[name]
+
+
+@app.command()
+def plot(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The PNG; by default curves.png of a single run.")
+    ] = None,
+) -> None:
+    """Draw error against iterations, as Figure 6 does; several runs go into one picture."""
+    opened = [Run.open(path) for path in runs]
+    if output is None and len(opened) > 1:
+        raise UsageError("several runs in one picture: say where with --output FILE.png")
+    path = output or opened[0].curves
+    plot_runs(opened, path)
+    _print(str(path))
+
+
+def main() -> NoReturn:
+    """Run the command line and leave with the exit code that `docs/commands.md` lists."""
+    logging.captureWarnings(True)  # a library's warning is no message to the user
+    try:
+        code = app(standalone_mode=False)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except ResidualError as error:
+        _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output has gone
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(code or 0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(f"residual: {' '.join(message.split())}", err=True)
+    sys.exit(code)

@@ -1,0 +1,163 @@
+"""CIFAR-10 and CIFAR-100 from their official binary releases."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import DataError
+from .archive import check_md5, download, extract
+from .dataset import Dataset, Split
+
+HOME = "https://www.cs.toronto.edu/~kriz"
+PIXELS = 3 * 32 * 32
+
+
+@dataclass(frozen=True)
+class Release:
+    """An official release: its archive, the folder and the record files inside, and their checks.
+
+    A record is `label_bytes` bytes, the last of which is the label, and 3,072 pixel bytes: the R, G and
+    B planes, row by row. `files` maps a file's name to its MD5, or to "" where none was published.
+    """
+
+    name: str
+    archive: str
+    md5: str
+    folder: str
+    label_bytes: int
+    files: dict[str, str]
+    records: dict[str, int]
+    num_classes: int
+    class_names: tuple[str, ...] = ()
+    class_names_file: str = ""
+
+    @property
+    def url(self) -> str:
+        """Where the archive is fetched from; RESIDUAL_MIRROR may name another server."""
+        return f"{os.environ.get('RESIDUAL_MIRROR', HOME).rstrip('/')}/{self.archive}"
+
+
+CIFAR10 = Release(
+    name="cifar10",
+    archive="cifar-10-binary.tar.gz",
+    md5="c32a1d4ab5d03f1284b67883e8d87530",
+    folder="cifar-10-batches-bin",
+    label_bytes=1,
+    files={
+        "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
+        "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
+        "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
+        "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
+        "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+        "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
+    },
+    records={**{f"data_batch_{n}.bin": 10_000 for n in range(1, 6)}, "test_batch.bin": 10_000},
+    num_classes=10,
+    class_names=(
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    ),
+)
+CIFAR100 = Release(
+    name="cifar100",
+    archive="cifar-100-binary.tar.gz",
+    md5="03b5dce01913d631647c71ecec9e9cb8",
+    folder="cifar-100-binary",
+    label_bytes=2,
+    files={"train.bin": "", "test.bin": ""},
+    records={"train.bin": 50_000, "test.bin": 10_000},
+    num_classes=100,
+    class_names_file="fine_label_names.txt",
+)
+RELEASES = {release.name: release for release in (CIFAR10, CIFAR100)}
+
+
+def default_root() -> Path:
+    """Return RESIDUAL_DATA where it is set, else a folder in the user's cache."""
+    if "RESIDUAL_DATA" in os.environ:
+        return Path(os.environ["RESIDUAL_DATA"])
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return cache / "residual"
+
+
+def find(release: Release, root: Path | None = None) -> Path | None:
+    """Return the folder with the record files if it is there: `root` itself or a folder in it."""
+    root = default_root() if root is None else root
+    folder = root if root.name == release.folder else root / release.folder
+    return folder if folder.is_dir() else None
+
+
+def fetch(release: Release, root: Path | None = None) -> Path:
+    """Return the folder with the record files; extract or download the archive if need be.
+
+    Raises:
+        DataError: the archive is altered, or there is neither data nor network; the message says
+            what to put where.
+    """
+    folder = find(release, root)
+    if folder is not None:
+        return folder
+    root = default_root() if root is None else root
+    archive = root / release.archive
+    try:
+        if archive.is_file():
+            check_md5(archive, release.md5)
+        else:
+            download(release.url, archive, release.md5)
+    except DataError as error:
+        hint = (
+            f"put {release.archive} or the folder {release.folder} into {root} (--data-dir or RESIDUAL_DATA)"
+        )
+        raise DataError(f"no {release.name} in {root}: {error}; {hint}") from error
+    extract(archive, release.folder, root)
+    return root / release.folder
+
+
+def load(release: Release, root: Path | None = None) -> Dataset:
+    """Load a release, every file checked.
+
+    Raises:
+        DataError: as `fetch`, or a record file is missing, cut or altered (it is named).
+    """
+    folder = fetch(release, root)
+    parts = {name: read_records(release, folder / name) for name in release.files}
+    train = [split for name, split in parts.items() if "test" not in name]
+    test = next(split for name, split in parts.items() if "test" in name)
+    whole = Split(torch.cat([s.images for s in train]), torch.cat([s.labels for s in train]))
+    return Dataset(release.name, whole, test, class_names(release, folder))
+
+
+def read_records(release: Release, path: Path) -> Split:
+    """Read one record file.
+
+    Raises:
+        DataError: the file is missing, cut or altered.
+    """
+    width = release.label_bytes + PIXELS
+    expected = release.records[path.name] * width
+    if not path.is_file():
+        raise DataError(f"{path} is missing: delete {path.parent} and let it be extracted again")
+    if path.stat().st_size != expected:
+        raise DataError(f"{path} is cut or altered: {path.stat().st_size} bytes, not {expected}")
+    if release.files[path.name]:
+        check_md5(path, release.files[path.name])
+    records = torch.from_numpy(np.fromfile(path, np.uint8)).reshape(-1, width)
+    labels = records[:, release.label_bytes - 1].long()
+    if int(labels.max()) >= release.num_classes:
+        raise DataError(f"{path} is altered: it holds the label {int(labels.max())}")
+    planes = records[:, release.label_bytes :].reshape(-1, 3, 32, 32)
+    return Split(planes.permute(0, 2, 3, 1).contiguous(), labels)
+
+
+def class_names(release: Release, folder: Path) -> tuple[str, ...]:
+    """Return the names of the classes, in the order of their labels."""
+    if release.class_names:
+        return release.class_names
+    path = folder / release.class_names_file
+    names = tuple(path.read_text(encoding="utf-8").split()) if path.is_file() else ()
+    if len(names) != release.num_classes:
+        raise DataError(f"{path} is missing or altered: it should name {release.num_classes} classes")
+    return names

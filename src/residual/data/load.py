@@ -1,0 +1,31 @@
+"""A data set by name, wherever its files lie."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import UsageError
+from . import cifar, digits
+from .dataset import Dataset
+
+DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
+    "cifar10": lambda root: cifar.load(cifar.CIFAR10, root),
+    "cifar100": lambda root: cifar.load(cifar.CIFAR100, root),
+    "digits": lambda _: digits.load(),
+}
+
+
+def load_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
+    """Load "cifar10", "cifar100" or "digits" into memory.
+
+    Args:
+        name: the data set.
+        data_dir: the folder that holds `cifar-10-batches-bin/` or the archive; else the environment
+            variable RESIDUAL_DATA, else the user's cache folder, to which the archive is downloaded.
+
+    Raises:
+        UsageError: no such data set.
+        DataError: the files are missing and cannot be downloaded, or they are cut or altered.
+    """
+    if name not in DATASETS:
+        raise UsageError(f"unknown data set '{name}': the data sets are {', '.join(DATASETS)}")
+    return DATASETS[name](Path(data_dir) if data_dir is not None else None)

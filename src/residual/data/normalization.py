@@ -1,0 +1,64 @@
+"""How pixels become the numbers a network sees; kept with every model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .dataset import Split
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Subtract `mean` and divide by `std`, both on the 0..255 scale.
+
+    `mean` is [H, W, 3], one value a pixel (section 4.2, "per-pixel mean subtracted"), or [3], one a
+    channel; `std` is [3].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, split: Split) -> "Normalization":
+        """Measure the per-pixel mean and the per-channel standard deviation of a training set."""
+        # 64-bit sums of whole numbers: exact, so the same on every machine
+        pixels = split.images.reshape(len(split), -1)
+        mean = pixels.sum(0, dtype=torch.int64).double().div(len(split)).reshape(split.images.shape[1:])
+        counts = torch.stack(
+            [torch.bincount(split.images[..., c].flatten(), minlength=256) for c in range(3)]
+        )
+        levels = torch.arange(256, dtype=torch.float64)
+        total = counts[0].sum()
+        channel_mean = (counts * levels).sum(1) / total
+        variance = (counts * levels**2).sum(1) / total - channel_mean**2
+        return cls(mean.float(), variance.sqrt().clamp_min(1).float())
+
+    @classmethod
+    def of_channels(cls, mean: Sequence[float], std: Sequence[float]) -> "Normalization":
+        """Take another project's channel means and deviations, given on the 0..1 scale."""
+        return cls(torch.tensor(mean) * 255, torch.tensor(std) * 255)
+
+    def to(self, device: torch.device) -> "Normalization":
+        """Return it on a device."""
+        return Normalization(self.mean.to(device), self.std.to(device))
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Map uint8 pictures [N, H, W, 3] to float32 [N, H, W, 3]."""
+        return images.float().sub_(self.mean).div_(self.std)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values; a per-pixel mean as rows of pixels, [H][W][3]."""
+        return {"scale": "0..255", "mean": _short(self.mean), "std": _short(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Normalization":
+        """Read back what `as_dict` gave."""
+        return cls(torch.tensor(values["mean"]), torch.tensor(values["std"]))
+
+
+def _short(values: Tensor) -> Any:
+    """Return the shortest decimal numbers that read back to the same float32 values."""
+    return values.cpu().numpy().astype(str).astype(float).tolist()

@@ -1,0 +1,45 @@
+"""What can go wrong for a user, and the exit code the command line gives for each."""
+
+
+class ResidualError(Exception):
+    """A mistake or a fault that one line explains; the command line prints that line and no traceback."""
+
+    exit_code = 1
+
+
+class UsageError(ResidualError):
+    """A name, an option or a recipe value that does not fit."""
+
+    exit_code = 2
+
+
+class DataError(ResidualError):
+    """A data set that is missing, cut or altered."""
+
+    exit_code = 3
+
+
+class CheckpointError(ResidualError):
+    """A checkpoint or model folder that is cut, altered, unsafe or of another network."""
+
+    exit_code = 4
+
+
+class RunError(ResidualError):
+    """A run folder that exists already, cannot be written, or does not fit what is asked of it."""
+
+    exit_code = 5
+
+
+class NonFiniteLossError(ResidualError):
+    """Training stopped because the loss was no longer a finite number."""
+
+    exit_code = 6
+
+
+class InterruptedRunError(ResidualError):
+    """Training stopped by a signal, after the step in progress was finished and saved."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

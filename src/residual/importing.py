@@ -1,0 +1,171 @@
+"""Other projects' checkpoints for the paper's networks, turned into model folders.
+
+Keys are renamed to ours, every key and shape is compared, and where a project builds the same function
+differently, the weights are rearranged until ours computes exactly that function.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from .checkpoint import load_pickle
+from .data.cifar import RELEASES
+from .data.normalization import Normalization
+from .errors import CheckpointError, UsageError
+from .model_folder import ModelConfig, load_weights, model_card, save_model
+from .models import create_model, parse_name
+from .models.resnet import WIDTHS
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Project:
+    """What is known of a project: the normalisation that it trains with, on the 0..1 scale."""
+
+    name: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+AKAMASTER = Project("akamaster/pytorch_resnet_cifar10", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def import_checkpoint(
+    file: str | Path,
+    *,
+    model: str,
+    output: str | Path,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> ModelConfig:
+    """Turn another project's checkpoint into a model folder.
+
+    Args:
+        file: a `torch.save` file or a `.safetensors` file, of weights or of a dictionary that holds
+            them under "state_dict", "model" or "net".
+        model: the network's name here; the shortcut option is read off the weights.
+        output: the model folder, which must not exist.
+        mean, std: the channels' normalisation on the 0..1 scale; needed where the project is not
+            recognised by its keys.
+
+    Raises:
+        CheckpointError: the file is cut, would run code, or holds another network.
+        UsageError: the normalisation is needed and not given, or the output exists.
+    """
+    file, output = Path(file), Path(output)
+    if output.exists():
+        raise UsageError(f"{output} exists already: a model is never overwritten")
+    parse_name(model)
+    state = {key.removeprefix("module."): value for key, value in _read(file).items()}
+    project = _recognise(state)
+    state = _rename(state)
+    shortcut = _shortcut_of(model, state)
+    if project is AKAMASTER and shortcut == "A" and "fc.weight" in state:
+        state = _zeros_last(state)
+    classes = len(state["fc.bias"]) if "fc.bias" in state else 10
+    network = create_model(model, num_classes=classes, shortcut=shortcut)
+    load_weights(network, state, str(file))
+    release = next((r for r in RELEASES.values() if r.num_classes == classes), None)
+    names = release.class_names if release else ()
+    config = ModelConfig(
+        network=model,
+        shortcut=shortcut,
+        class_names=names or tuple(f"class {label}" for label in range(classes)),
+        normalization=_normalization(project, mean, std),
+        input_size=(3, 32, 32),
+        data=release.name if release else "unknown",
+        recipe=project.name if project else "unknown",
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_model(output, network, config, model_card(config, {"imported from": f"`{file.name}`"}))
+    return config
+
+
+def _read(file: Path) -> State:
+    """Read the weights out of a file."""
+    try:
+        content = file.read_bytes()
+        values: dict[str, Any] = (
+            load(content) if file.suffix == ".safetensors" else load_pickle(file, content)
+        )
+    except OSError as error:
+        raise CheckpointError(f"cannot read {file}: {error}") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} is cut or altered: {error}") from error
+    inner = (values[key] for key in ("state_dict", "model", "net") if isinstance(values.get(key), dict))
+    weights = next(inner, values)
+    state = {key: value for key, value in weights.items() if isinstance(value, Tensor)}
+    if not state:
+        raise CheckpointError(f"{file} holds no weights")
+    return state
+
+
+def _recognise(state: State) -> Project | None:
+    """Tell a project by its keys: akamaster's classifier is `linear`, on the paper's 64 features."""
+    weight = state.get("linear.weight")
+    return AKAMASTER if weight is not None and weight.shape[1] == WIDTHS[-1] else None
+
+
+def _rename(state: State) -> State:
+    """Use torchvision's keys."""
+    return {
+        key.replace("linear.", "fc.").replace(".shortcut.", ".downsample."): v for key, v in state.items()
+    }
+
+
+def _shortcut_of(model: str, state: State) -> str | None:
+    """Read the shortcut option off the projections that the weights hold."""
+    if parse_name(model).family == "plain":
+        return None
+    projections = [key for key in state if key.endswith("downsample.0.weight")]
+    if not projections:
+        return "A"
+    return "C" if any(".1.downsample" in key or "layer1.0.downsample" in key for key in projections) else "B"
+
+
+def _zeros_last(state: State) -> State:
+    """Reorder channels so that option A's zeros, which akamaster puts on both sides, come last.
+
+    A stage's channel j is the project's channel `order[j]`: first those that the shortcut carries over
+    from the stage before, in that stage's order, then the new ones. Only channels on the
+    shortcut's path are reordered; those between a block's two convolutions stay.
+    """
+    reordered = dict(state)
+    order = torch.arange(WIDTHS[0])
+    for index, width in enumerate(WIDTHS, start=1):
+        incoming = order
+        if index > 1:
+            side = (width - len(incoming)) // 2
+            new = torch.cat([torch.arange(side), torch.arange(side + len(incoming), width)])
+            order = torch.cat([incoming + side, new])
+        for key, value in state.items():
+            if not key.startswith(f"layer{index}."):
+                continue
+            first_block = key.startswith(f"layer{index}.0.")
+            if key.endswith("conv1.weight"):
+                reordered[key] = value[:, incoming if first_block else order]
+            elif ".conv2." in key or (".bn2." in key and value.dim() == 1):
+                reordered[key] = value[order]
+    reordered["fc.weight"] = state["fc.weight"][:, order]
+    return reordered
+
+
+def _normalization(
+    project: Project | None, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Normalization:
+    if mean is None and std is None and project is not None:
+        return Normalization.of_channels(project.mean, project.std)
+    if mean is None or std is None:
+        raise UsageError(
+            "the keys do not tell which project this comes from: give its normalisation with --mean and --std"
+        )
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise UsageError("--mean and --std take three numbers each (R, G, B on the 0..1 scale), std above 0")
+    return Normalization.of_channels(mean, std)

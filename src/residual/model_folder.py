@@ -1,0 +1,177 @@
+"""A model folder in Hub layout (config, weights, card): alone enough to evaluate or predict."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from .data import Normalization
+from .errors import CheckpointError, UsageError
+from .files import write_atomically, write_text
+from .models import ResNet, create_model
+
+COUNTER = "num_batches_tracked"  # how long BN was trained: no weight, and no inference reads it
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What must be known beside the weights to use a network.
+
+    `input_size` is (channels, height, width); `recipe` names how it was trained, `data` on what.
+    """
+
+    network: str
+    shortcut: str | None
+    class_names: tuple[str, ...]
+    normalization: Normalization
+    input_size: tuple[int, int, int]
+    data: str
+    recipe: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        values = {name: value for name, value in asdict(self).items() if name != "normalization"}
+        return {**values, "normalization": self.normalization.as_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
+        """Read back what `as_dict` gave."""
+        return cls(
+            network=values["network"],
+            shortcut=values["shortcut"],
+            class_names=tuple(values["class_names"]),
+            normalization=Normalization.from_dict(values["normalization"]),
+            input_size=tuple(values["input_size"]),
+            data=values["data"],
+            recipe=values["recipe"],
+        )
+
+
+def portable_state(network: nn.Module) -> dict[str, Tensor]:
+    """Return weights and BN statistics by name: on the CPU, in the usual memory order, sorted."""
+    state = network.state_dict()
+    return {
+        name: state[name].detach().cpu().contiguous() for name in sorted(state) if not name.endswith(COUNTER)
+    }
+
+
+def save_model(folder: Path, network: nn.Module, config: ModelConfig, card: str) -> str:
+    """Write a model folder; the weights' bytes depend on the weights alone.
+
+    Returns:
+        The SHA-256 of `model.safetensors`.
+    """
+    folder.mkdir(exist_ok=True)
+    weights = save(portable_state(network), metadata={"format": "pt"})
+    write_atomically(folder / "model.safetensors", lambda file: file.write(weights))
+    write_text(folder / "config.json", _compact_json(config.as_dict()))
+    write_text(folder / "README.md", card)
+    return hashlib.sha256(weights).hexdigest()
+
+
+def load_model(folder: str | Path) -> ResNet:
+    """Load a network from a model folder, or from a run folder that holds one, in evaluation mode.
+
+    Its `config` attribute, a `ModelConfig`, tells class names, normalisation and input size.
+
+    Raises:
+        UsageError: there is no model in the folder.
+        CheckpointError: the weights are cut, altered or of another network.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        if (folder / "recipe.json").is_file() and not (folder / "model").is_dir():
+            raise UsageError(
+                f"the run {folder} is not finished: 'residual train --resume {folder}' goes on with it"
+            )
+        folder = folder / "model"
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{folder.parent} is no run folder and no model folder: it has no config.json")
+    config = _read_config(folder / "config.json")
+    path = folder / "model.safetensors"
+    try:
+        state = load(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is missing, cut or altered: {error}") from error
+    network = create_model(config.network, num_classes=len(config.class_names), shortcut=config.shortcut)
+    load_weights(network, state, str(path))
+    network.config = config
+    return network.eval()
+
+
+def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Put weights into a network after comparing every key and shape.
+
+    Raises:
+        CheckpointError: keys are missing or unexpected, or shapes differ; all are shown.
+    """
+    wanted = {name: value for name, value in network.state_dict().items() if not name.endswith(COUNTER)}
+    given = {name: value for name, value in state.items() if not name.endswith(COUNTER)}
+    shapes = [
+        f"{name} {list(given[name].shape)} instead of {list(wanted[name].shape)}"
+        for name in wanted.keys() & given.keys()
+        if given[name].shape != wanted[name].shape
+    ]
+    problems = {
+        "missing": sorted(wanted.keys() - given.keys()),
+        "unexpected": sorted(given.keys() - wanted.keys()),
+        "of another shape": sorted(shapes),
+    }
+    if any(problems.values()):
+        found = "; ".join(f"{kind}: {_some(names)}" for kind, names in problems.items() if names)
+        raise CheckpointError(f"{source} holds another network: {found}")
+    network.load_state_dict(given, strict=False)
+
+
+def _some(names: list[str]) -> str:
+    """Show the first few of a list and how many more there are."""
+    more = len(names) - 4
+    return ", ".join(names[:4]) + (f" and {more} more" if more > 0 else "")
+
+
+def _read_config(path: Path) -> ModelConfig:
+    try:
+        return ModelConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is cut or altered: {type(error).__name__}: {error}") from error
+
+
+def _compact_json(values: dict[str, Any]) -> str:
+    """Write one key a line, so that a per-pixel mean does not fill three thousand lines."""
+    lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def model_card(config: ModelConfig, facts: Mapping[str, Any]) -> str:
+    """Write the folder's README: what the network is, what was measured, how to use it."""
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    labels = ", ".join(config.class_names[:10]) + (", ..." if len(config.class_names) > 10 else "")
+    shortcuts = f"option {config.shortcut}" if config.shortcut else "none, a plain network"
+    return f"""---
+library_name: residual
+pipeline_tag: image-classification
+datasets: [{config.data}]
+---
+# {config.network}
+
+A network of "Deep Residual Learning for Image Recognition" (He et al., 2015) for pictures of
+{config.input_size[1]}x{config.input_size[2]} pixels. Shortcuts: {shortcuts}.
+Trained on: {config.data}. Recipe: {config.recipe}.
+
+| | |
+|---|---|
+{rows}
+
+Classes: {labels}.
+
+    residual evaluate FOLDER
+
+    import residual
+    model = residual.load_model("FOLDER")  # normalisation and class names in model.config
+"""

@@ -1,0 +1,81 @@
+"""The building blocks of sections 3.2 to 3.4: shortcut options A, B, C and the two residual blocks."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SHORTCUTS = ("A", "B", "C")
+
+
+def conv(width_in: int, width_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution that keeps the map's size at stride 1; no bias, since BN follows."""
+    return nn.Conv2d(width_in, width_out, kernel, stride, padding=kernel // 2, bias=False)
+
+
+class PaddedIdentity(nn.Module):
+    """Option A: the input itself, every `stride`-th pixel, with zero channels appended. No parameters."""
+
+    def __init__(self, width_in: int, width_out: int, stride: int) -> None:
+        super().__init__()
+        self.new_channels = width_out - width_in
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, width_in, H, W] to [N, width_out, H / stride, W / stride]."""
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
+
+
+def make_shortcut(option: str | None, width_in: int, width_out: int, stride: int) -> nn.Module | None:
+    """Build the path that is added to a block's output (section 3.3, "Residual Network").
+
+    A zero-pads where the dimensions change, B projects there by a 1x1 convolution, C projects
+    everywhere. Returns None for a plain net, which has no such path.
+    """
+    changes = stride != 1 or width_in != width_out
+    if option is None:
+        return None
+    if option == "C" or (option == "B" and changes):
+        return nn.Sequential(conv(width_in, width_out, 1, stride), nn.BatchNorm2d(width_out))
+    return PaddedIdentity(width_in, width_out, stride) if changes else nn.Identity()
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and their shortcut (Figure 5, left)."""
+
+    expansion = 1
+
+    def __init__(self, width_in: int, width: int, stride: int, shortcut: str | None) -> None:
+        super().__init__()
+        self.conv1 = conv(width_in, width, 3, stride)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv(width, width, 3)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = make_shortcut(shortcut, width_in, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, width_in, H, W] to [N, width, H / stride, W / stride]."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return F.relu(y if self.downsample is None else y + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1 reduce, 3x3, 1x1 restore to four times the width, and their shortcut (Figure 5, right)."""
+
+    expansion = 4
+
+    def __init__(self, width_in: int, width: int, stride: int, shortcut: str | None) -> None:
+        super().__init__()
+        self.conv1 = conv(width_in, width, 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv(width, width, 3, stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = conv(width, width * self.expansion, 1)
+        self.bn3 = nn.BatchNorm2d(width * self.expansion)
+        self.downsample = make_shortcut(shortcut, width_in, width * self.expansion, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, width_in, H, W] to [N, 4 width, H / stride, W / stride]."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return F.relu(y if self.downsample is None else y + self.downsample(x))

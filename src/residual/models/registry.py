@@ -1,0 +1,107 @@
+"""Networks by name: what `resnet20`, `plain56` or `resnet47_bottleneck` mean, and which names exist."""
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+from ..errors import UsageError
+from .blocks import SHORTCUTS, BasicBlock, Bottleneck
+from .resnet import ResNet
+
+# Section 4.2 and Table 6; the bottleneck net is the 9n+2 one with n = 5.
+PAPER_NETWORKS = (
+    *(f"plain{depth}" for depth in (20, 32, 44, 56, 110)),
+    *(f"resnet{depth}" for depth in (20, 32, 44, 56, 110, 1202)),
+    "resnet47_bottleneck",
+)
+IMAGENET_DEPTHS = (18, 34, 50, 101, 152)
+
+
+@dataclass(frozen=True)
+class NetworkName:
+    """A network's name taken apart: its family, its number of weighted layers and its kind of block."""
+
+    family: str
+    layers: int
+    bottleneck: bool
+
+    @property
+    def layers_per_block(self) -> int:
+        """Weighted layers that one block in each of the three stages adds."""
+        return 9 if self.bottleneck else 6
+
+    @property
+    def blocks_per_stage(self) -> int:
+        """The paper's n."""
+        return (self.layers - 2) // self.layers_per_block
+
+    def __str__(self) -> str:
+        return f"{self.family}{self.layers}{'_bottleneck' if self.bottleneck else ''}"
+
+
+def parse_name(name: str) -> NetworkName:
+    """Take a network's name apart.
+
+    Raises:
+        UsageError: the name fits no network; the message gives the nearest ones that do.
+    """
+    match = re.fullmatch(r"(resnet|plain)([0-9]{1,5})(_bottleneck)?", name)
+    if match is None or (match[1] == "plain" and match[3]):
+        raise UsageError(f"unknown network '{name}': {_NAMES}; 'residual models' lists the paper's")
+    parsed = NetworkName(match[1], int(match[2]), match[3] is not None)
+    if parsed.layers in IMAGENET_DEPTHS and not parsed.bottleneck:
+        raise UsageError(
+            f"'{name}' is kept for the paper's ImageNet networks, which are not here yet; {_NAMES}"
+        )
+    blocks, remainder = divmod(parsed.layers - 2, parsed.layers_per_block)
+    if blocks < 1 or remainder:
+        raise UsageError(f"no network '{name}': {_NAMES}; nearest: {', '.join(_nearest(parsed))}")
+    return parsed
+
+
+_NAMES = "the networks are resnet{6n+2}, plain{6n+2} and resnet{9n+2}_bottleneck"
+
+
+def _nearest(wrong: NetworkName) -> list[str]:
+    """The valid names on both sides of a depth that does not fit."""
+    unit = wrong.layers_per_block
+    depths = (unit * n + 2 for n in range(1, max(2, wrong.layers // unit + 3)))
+    valid = [depth for depth in depths if wrong.bottleneck or depth not in IMAGENET_DEPTHS]
+    two = sorted(sorted(valid, key=lambda depth: abs(depth - wrong.layers))[:2])
+    return [str(NetworkName(wrong.family, depth, wrong.bottleneck)) for depth in two]
+
+
+def create_model(name: str, *, num_classes: int = 10, shortcut: str | None = None) -> ResNet:
+    """Create a network of the paper with fresh weights from torch's global random generator.
+
+    Args:
+        name: `resnet{6n+2}`, `plain{6n+2}` or `resnet{9n+2}_bottleneck` (section 4.2), any n.
+        num_classes: length of the output.
+        shortcut: "A" (zero-padded identity, the paper's choice on CIFAR and the default),
+            "B" (projection where dimensions change) or "C" (projections everywhere).
+            Plain nets have none and take none.
+
+    Raises:
+        UsageError: the name, the shortcut option or the number of classes does not fit.
+    """
+    parsed = parse_name(name)
+    if num_classes < 1:
+        raise UsageError(f"num_classes must be at least 1, not {num_classes}")
+    block = Bottleneck if parsed.bottleneck else BasicBlock
+    return ResNet(block, parsed.blocks_per_stage, resolve_shortcut(name, shortcut), num_classes)
+
+
+def resolve_shortcut(name: str, shortcut: str | None) -> str | None:
+    """Return the option that `create_model` uses: A unless one is given, None for plain nets."""
+    if shortcut is not None and shortcut not in SHORTCUTS:
+        raise UsageError(f"unknown shortcut option '{shortcut}': the options are {', '.join(SHORTCUTS)}")
+    if parse_name(name).family == "plain":
+        if shortcut is not None:
+            raise UsageError(f"'{name}' is a plain network: it has no shortcuts, so no option")
+        return None
+    return shortcut or "A"
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names of the paper's networks that fit a shell pattern, such as "plain*"."""
+    return [name for name in PAPER_NETWORKS if fnmatch(name, pattern)]
