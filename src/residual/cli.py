@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 
 from . import experiment, importing
@@ -23,14 +22,13 @@ from .recipes import RECIPES, get_recipe
 from .run import Run
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="The networks of 'Deep Residual Learning for Image Recognition': train, evaluate, compare.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Fetch, verify or describe a data set.")
+data_app = typer.Typer(help="Fetch, verify or describe a data set.")
 app.add_typer(data_app, name="data")
 
 DataDir = Annotated[
@@ -53,12 +51,15 @@ def _print_json(values: Any) -> None:
 
 
 @app.callback(invoke_without_command=True)
-def _version(
+def _top(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
     if version:
         _print(f"residual {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        _print(context.get_help())
 
 
 @app.command()
@@ -305,15 +306,17 @@ def main() -> NoReturn:
     logging.captureWarnings(True)  # a library's warning is no message to the user
     try:
         code = app(standalone_mode=False)
-    except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
     except ResidualError as error:
         _fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
     except BrokenPipeError:  # the reader of our output has gone
         sys.stderr.close()
         sys.exit(0)
+    except Exception as error:  # what the parser says of the arguments; its class differs between versions
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(error.format_message(), UsageError.exit_code)
     sys.exit(code or 0)
 
 

@@ -1,0 +1,37 @@
+# The few commands of this project. `make demo` shows it at work, `make test` checks it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+# check uses the environment that is there and installs nothing
+RUN = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m
+
+.PHONY: demo test check lint types clean
+
+demo: $(VENV)/.installed ## train ResNet-20 on handwritten digits, evaluate, draw the curves
+	$(BIN)/residual train resnet20 --data digits
+
+test: $(VENV)/.installed-dev ## install what is missing and run the tests
+	$(BIN)/python -m pytest
+
+check: lint types ## lint, format, types and tests, in the environment that is there
+	$(RUN) pytest
+
+lint:
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+types:
+	$(RUN) mypy
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(INSTALL) -e '.[dev]'
+	touch $@
