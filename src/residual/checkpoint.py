@@ -73,7 +73,8 @@ def load_pickle(path: Path, content: bytes) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+        cut_archive = "Unsupported operand 80" in str(error)  # "P", with which a zip file begins
+        if "GLOBAL" in str(error) or ("Unsupported" in str(error) and not cut_archive):
             raise CheckpointError(f"{path} is a pickle that would run code: refused, not run") from error
         raise CheckpointError(f"{path} is cut or altered, or no checkpoint at all") from error
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:

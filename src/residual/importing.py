@@ -4,6 +4,7 @@ Keys are renamed to ours, every key and shape is compared, and where a project b
 differently, the weights are rearranged until ours computes exactly that function.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,11 +68,11 @@ def import_checkpoint(
     project = _recognise(state)
     state = _rename(state)
     shortcut = _shortcut_of(model, state)
-    if project is AKAMASTER and shortcut == "A" and "fc.weight" in state:
-        state = _zeros_last(state)
-    classes = len(state["fc.bias"]) if "fc.bias" in state else 10
+    classes = state["fc.bias"].numel() if "fc.bias" in state else 10
     network = create_model(model, num_classes=classes, shortcut=shortcut)
     load_weights(network, state, str(file))
+    if project is AKAMASTER and shortcut == "A":
+        load_weights(network, _zeros_last(state), str(file))
     release = next((r for r in RELEASES.values() if r.num_classes == classes), None)
     names = release.class_names if release else ()
     config = ModelConfig(
@@ -83,8 +84,11 @@ def import_checkpoint(
         data=release.name if release else "unknown",
         recipe=project.name if project else "unknown",
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    save_model(output, network, config, model_card(config, {"imported from": f"`{file.name}`"}))
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        save_model(output, network, config, model_card(config, {"imported from": f"`{file.name}`"}))
+    except OSError as error:
+        raise UsageError(f"cannot write {output}: {error}") from error
     return config
 
 
@@ -101,7 +105,7 @@ def _read(file: Path) -> State:
         raise CheckpointError(f"{file} is cut or altered: {error}") from error
     inner = (values[key] for key in ("state_dict", "model", "net") if isinstance(values.get(key), dict))
     weights = next(inner, values)
-    state = {key: value for key, value in weights.items() if isinstance(value, Tensor)}
+    state = {k: v for k, v in weights.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not state:
         raise CheckpointError(f"{file} holds no weights")
     return state
@@ -110,7 +114,7 @@ def _read(file: Path) -> State:
 def _recognise(state: State) -> Project | None:
     """Tell a project by its keys: akamaster's classifier is `linear`, on the paper's 64 features."""
     weight = state.get("linear.weight")
-    return AKAMASTER if weight is not None and weight.shape[1] == WIDTHS[-1] else None
+    return AKAMASTER if weight is not None and weight.shape[1:] == WIDTHS[-1:] else None
 
 
 def _rename(state: State) -> State:
@@ -166,6 +170,7 @@ def _normalization(
         raise UsageError(
             "the keys do not tell which project this comes from: give its normalisation with --mean and --std"
         )
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+    finite = all(map(math.isfinite, (*mean, *std)))
+    if len(mean) != 3 or len(std) != 3 or not finite or min(std) <= 0:
         raise UsageError("--mean and --std take three numbers each (R, G, B on the 0..1 scale), std above 0")
     return Normalization.of_channels(mean, std)

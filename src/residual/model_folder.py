@@ -52,6 +52,10 @@ class ModelConfig:
             recipe=values["recipe"],
         )
 
+    def create(self) -> ResNet:
+        """Create the network, with fresh weights."""
+        return create_model(self.network, num_classes=len(self.class_names), shortcut=self.shortcut)
+
 
 def portable_state(network: nn.Module) -> dict[str, Tensor]:
     """Return weights and BN statistics by name: on the CPU, in the usual memory order, sorted."""
@@ -86,20 +90,19 @@ def load_model(folder: str | Path) -> ResNet:
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
-        if (folder / "recipe.json").is_file() and not (folder / "model").is_dir():
+        if (folder / "recipe.json").is_file() and not (folder / "model" / "config.json").is_file():
             raise UsageError(
                 f"the run {folder} is not finished: 'residual train --resume {folder}' goes on with it"
             )
         folder = folder / "model"
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder.parent} is no run folder and no model folder: it has no config.json")
-    config = _read_config(folder / "config.json")
+    config, network = _read_config(folder / "config.json")
     path = folder / "model.safetensors"
     try:
         state = load(path.read_bytes())
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is missing, cut or altered: {error}") from error
-    network = create_model(config.network, num_classes=len(config.class_names), shortcut=config.shortcut)
     load_weights(network, state, str(path))
     network.config = config
     return network.eval()
@@ -135,10 +138,12 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {more} more" if more > 0 else "")
 
 
-def _read_config(path: Path) -> ModelConfig:
+def _read_config(path: Path) -> tuple[ModelConfig, ResNet]:
+    """Read a model folder's config and create the network that it describes."""
     try:
-        return ModelConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        config = ModelConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return config, config.create()
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, UsageError) as error:
         raise CheckpointError(f"{path} is cut or altered: {type(error).__name__}: {error}") from error
 
 

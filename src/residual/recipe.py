@@ -136,6 +136,8 @@ class Recipe(_Section):
             if key not in self.flat():
                 raise UsageError(f"unknown recipe key '{key}'{_nearest(key, self.flat())}")
             (values[section] if section else values)[name] = value
+        if "network" in changes and "shortcut" not in changes and _is_plain(values["network"]):
+            values["shortcut"] = None
         return from_dict(values)
 
     def flat(self) -> dict[str, Any]:
@@ -169,7 +171,7 @@ def load_recipe(path: Path, network: str | None = None) -> Recipe:
         raise UsageError(f"cannot read the recipe {path}: it must hold one object")
     if network is not None:
         values["network"] = network
-        if registry.parse_name(network).family == "plain":
+        if _is_plain(network):
             values.pop("shortcut", None)
     return from_dict(values)
 
@@ -193,6 +195,10 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
     """Return one line for each key in which two recipes differ."""
     before, after = old.flat(), new.flat()
     return [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
+
+
+def _is_plain(network: Any) -> bool:
+    return registry.parse_name(str(network)).family == "plain"
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -245,6 +251,8 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
             return tuple(float(item) for item in items if item != "")
     except (TypeError, ValueError, KeyError, OverflowError):
         pass
+    if dataclasses.is_dataclass(kind):
+        raise UsageError(f"{key} must hold keys of its own, not {value!r}")
     expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     raise UsageError(f"{key} must be {expected.get(kind, 'a list of numbers')}, not {value!r}")
 

@@ -78,7 +78,13 @@ class Run:
     @property
     def result(self) -> dict[str, Any] | None:
         """The figures, None while training has not ended."""
-        return json.loads(self._result.read_text(encoding="utf-8")) if self._result.is_file() else None
+        if not self._result.is_file():
+            return None
+        try:
+            values: dict[str, Any] = json.loads(self._result.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"{self._result} is cut or altered: {error}") from error
+        return values
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write the figures: the last act of a run."""

@@ -1,6 +1,7 @@
 """Archives from the network: downloaded with resume, checked by MD5, extracted member by member."""
 
 import hashlib
+import http.client
 import shutil
 import tarfile
 import tempfile
@@ -8,6 +9,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path, PurePosixPath
 
+from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import DataError
@@ -48,9 +50,9 @@ def download(url: str, destination: Path, md5: str) -> None:
         destination.parent.mkdir(parents=True, exist_ok=True)
         _continue(url, partial)
     except urllib.error.HTTPError as error:
-        if error.code != 416:  # 416: nothing is missing behind what is there already
+        if error.code != 416 or not partial.exists():  # 416: nothing is missing behind what is there
             raise DataError(f"cannot download {url}: {error}") from error
-    except OSError as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise DataError(f"cannot download {url} to {destination.parent}: {error}") from error
     found = md5_of(partial)
     if found != md5:
@@ -64,7 +66,11 @@ def _continue(url: str, partial: Path) -> None:
     done = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer, Progress(*columns) as progress:
+    console = Console(stderr=True)
+    with (
+        urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer,
+        Progress(*columns, console=console) as progress,
+    ):
         continued = answer.status == 206
         done = done if continued else 0
         length = answer.headers.get("Content-Length")
@@ -84,7 +90,10 @@ def extract(archive: Path, folder: str, destination: Path) -> None:
     Raises:
         DataError: the archive cannot be read, or a member is no plain file or folder inside `folder`.
     """
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder}-", dir=destination))
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder}-", dir=destination))
+    except OSError as error:
+        raise DataError(f"cannot extract {archive}: {error}") from error
     try:
         with tarfile.open(archive) as tar:
             members = tar.getmembers()

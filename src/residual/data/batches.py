@@ -28,7 +28,9 @@ class Draws:
     @classmethod
     def of_epoch(cls, seed: int, epoch: int, size: int, augment: Augment) -> "Draws":
         """Draw them from (seed, epoch) on the CPU, so that they are the same for every device."""
-        generator = torch.Generator().manual_seed((seed << 32) + epoch)
+        # the generator takes 32 bits of a seed and no more; multiples of 2^32 / 1.618 lie so far
+        # apart that no run's epochs reach those of another seed
+        generator = torch.Generator().manual_seed((seed * 2654435769 + epoch) % 2**32)
         order = torch.randperm(size, generator=generator)
         offsets = torch.randint(2 * augment.padding + 1, (size, 2), generator=generator)
         flips = torch.rand(size, generator=generator) < (0.5 if augment.flip else 0.0)

@@ -77,16 +77,15 @@ RELEASES = {release.name: release for release in (CIFAR10, CIFAR100)}
 
 def default_root() -> Path:
     """Return RESIDUAL_DATA where it is set, else a folder in the user's cache."""
-    if "RESIDUAL_DATA" in os.environ:
+    if os.environ.get("RESIDUAL_DATA"):
         return Path(os.environ["RESIDUAL_DATA"])
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return cache / "residual"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "residual"
 
 
 def find(release: Release, root: Path | None = None) -> Path | None:
     """Return the folder with the record files if it is there: `root` itself or a folder in it."""
     root = default_root() if root is None else root
-    folder = root if root.name == release.folder else root / release.folder
+    folder = root if root.resolve().name == release.folder else root / release.folder
     return folder if folder.is_dir() else None
 
 
@@ -157,7 +156,7 @@ def class_names(release: Release, folder: Path) -> tuple[str, ...]:
     if release.class_names:
         return release.class_names
     path = folder / release.class_names_file
-    names = tuple(path.read_text(encoding="utf-8").split()) if path.is_file() else ()
+    names = tuple(path.read_text(encoding="utf-8", errors="replace").split()) if path.is_file() else ()
     if len(names) != release.num_classes:
         raise DataError(f"{path} is missing or altered: it should name {release.num_classes} classes")
     return names

@@ -55,8 +55,15 @@ class Normalization:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Normalization":
-        """Read back what `as_dict` gave."""
-        return cls(torch.tensor(values["mean"]), torch.tensor(values["std"]))
+        """Read back what `as_dict` gave.
+
+        Raises:
+            ValueError: the mean is neither [H, W, 3] nor [3], or the deviation is not [3].
+        """
+        found = cls(torch.tensor(values["mean"]).float(), torch.tensor(values["std"]).float())
+        if found.mean.shape[-1:] != (3,) or found.mean.dim() not in (1, 3) or found.std.shape != (3,):
+            raise ValueError("the normalisation has a wrong shape")
+        return found
 
 
 def _short(values: Tensor) -> Any:

@@ -1,0 +1,53 @@
+"""Denormals are flushed in every thread, from the import on; devices are checked."""
+
+import subprocess
+import sys
+
+import pytest
+
+from residual.device import available_devices, resolve_device
+from residual.errors import UsageError
+
+# 2^24 numbers of which each product is denormal, shared among all threads of the pool
+PRODUCT = "print(int((torch.full((1 << 24,), 1e-30) * 1e-10).count_nonzero()), torch.get_num_threads())"
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_a_large_parallel_product_of_denormals_is_zero():
+    count, _ = run(f"import torch, residual; {PRODUCT}").split()
+    assert int(count) == 0
+
+
+def test_without_the_package_it_is_not():
+    count, _ = run(f"import torch; {PRODUCT}").split()
+    assert int(count) == 1 << 24
+
+
+def test_a_thread_pool_that_was_started_before_is_noticed():
+    code = (
+        "import torch; torch.set_num_threads(2); (torch.ones(1 << 24) * 2).sum();"
+        "from residual.device import flush_denormals; print(flush_denormals())"
+    )
+    assert run(code).strip() == "False"
+
+
+def test_a_training_step_on_a_fitted_batch_makes_no_denormals():
+    code = """
+import residual, torch
+from torch.nn import functional as F
+network = residual.create_model("resnet8")
+(network(torch.randn(8, 3, 32, 32)).sum() * 1e-38).backward()
+tiny = torch.finfo(torch.float32).tiny
+print(sum(int(((p.grad != 0) & (p.grad.abs() < tiny)).sum()) for p in network.parameters()))
+"""
+    assert run(code).strip() == "0"
+
+
+def test_devices():
+    assert "cpu" in available_devices()
+    assert str(resolve_device()) in (*available_devices(), "cuda")
+    with pytest.raises(UsageError, match=r"there is: .*cpu"):
+        resolve_device("cuda:99")

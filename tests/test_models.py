@@ -1,0 +1,160 @@
+"""The networks: counts, an independent implementation, shortcut options, initialisation, names."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from residual import create_model, list_models
+from residual.errors import UsageError
+from residual.models import complexity
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "complexity.json").read_text())["networks"]
+
+
+@pytest.mark.parametrize("golden", GOLDEN, ids=lambda g: f"{g['name']}-{g['shortcut']}")
+def test_counts_are_the_golden_ones(golden):
+    found = complexity(golden["name"], shortcut=golden["shortcut"])
+    assert {key: getattr(found, key) for key in ("layers", "parameters", "multiply_adds")} == {
+        key: golden[key] for key in ("layers", "parameters", "multiply_adds")
+    }
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
+def test_plain_nets_have_the_residual_nets_parameters(depth):
+    def shapes(name):
+        with torch.device("meta"):
+            return {key: value.shape for key, value in create_model(name).state_dict().items()}
+
+    assert shapes(f"plain{depth}") == shapes(f"resnet{depth}")
+
+
+def test_stage_sizes():
+    stages = complexity("resnet47_bottleneck").stages
+    assert [stages[f"layer{n}"] for n in (1, 2, 3)] == [(64, 32, 32), (128, 16, 16), (256, 8, 8)]
+    stages = complexity("resnet20").stages
+    assert [stages[f"layer{n}"] for n in (1, 2, 3)] == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+
+
+def by_the_paper(state: dict[str, Tensor], x: Tensor, option: str | None) -> Tensor:
+    """The forward pass written from section 3 and 4.2 again, on the state dict alone."""
+
+    def conv_bn(x, conv, bn, stride=1):
+        weight = state[f"{conv}.weight"]
+        y = F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
+        mean, var, gain, shift = (
+            state[f"{bn}.{part}"][:, None, None] for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return (y - mean) / (var + 1e-5).sqrt() * gain + shift
+
+    x = conv_bn(x, "conv1", "bn1").clamp(min=0)
+    blocks = sorted(
+        {tuple(key.split(".")[:2]) for key in state if key.startswith("layer")},
+        key=lambda b: (b[0], int(b[1])),
+    )
+    for layer, index in blocks:
+        path = f"{layer}.{index}"
+        stride = 2 if layer != "layer1" and index == "0" else 1
+        bottleneck = f"{path}.conv3.weight" in state
+        if bottleneck:
+            y = conv_bn(x, f"{path}.conv1", f"{path}.bn1").clamp(min=0)
+            y = conv_bn(y, f"{path}.conv2", f"{path}.bn2", stride).clamp(min=0)
+            y = conv_bn(y, f"{path}.conv3", f"{path}.bn3")
+        else:
+            y = conv_bn(x, f"{path}.conv1", f"{path}.bn1", stride).clamp(min=0)
+            y = conv_bn(y, f"{path}.conv2", f"{path}.bn2")
+        if f"{path}.downsample.0.weight" in state:
+            assert option == "C" or x.shape != y.shape
+            y = y + conv_bn(x, f"{path}.downsample.0", f"{path}.downsample.1", stride)
+        elif option is not None:
+            y[:, : x.shape[1]] += x[:, :, ::stride, ::stride]
+        x = y.clamp(min=0)
+    return x.mean((2, 3)) @ state["fc.weight"].T + state["fc.bias"]
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        *(("resnet14", option) for option in "ABC"),
+        *(("resnet20_bottleneck", option) for option in "ABC"),
+        ("plain14", None),
+    ],
+)
+@torch.no_grad()
+def test_forward_pass_equals_an_independent_one(name, option):
+    torch.manual_seed(1)
+    network = create_model(name, shortcut=option).double().eval()
+    for key, value in network.state_dict().items():
+        if "running" in key or "bn" in key or "downsample.1" in key:
+            value.copy_(torch.rand(value.shape) + 0.5)
+    x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    torch.testing.assert_close(
+        network(x), by_the_paper(network.state_dict(), x, option), rtol=1e-9, atol=1e-9
+    )
+
+
+def test_projections_stand_where_the_option_puts_them():
+    def projected(name, option):
+        keys = create_model(name, shortcut=option).state_dict()
+        return [
+            key.removesuffix(".downsample.0.weight") for key in keys if key.endswith("downsample.0.weight")
+        ]
+
+    assert projected("resnet14", "A") == []
+    assert projected("resnet14", "B") == ["layer2.0", "layer3.0"]
+    assert projected("resnet14", "C") == [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1)]
+    assert projected("resnet20_bottleneck", "B") == ["layer1.0", "layer2.0", "layer3.0"]
+
+
+def test_initialisation_is_he_normal():
+    torch.manual_seed(0)
+    network = create_model("resnet56")
+    weight = network.layer3[5].conv2.weight
+    assert weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
+    assert abs(weight.mean().item()) < 1e-3
+    kurtosis = ((weight / weight.std()) ** 4).mean().item()
+    assert kurtosis == pytest.approx(3, abs=0.15)  # a uniform distribution would give 1.8
+    assert network.fc.bias.abs().max() == 0
+
+
+def test_gradients_reach_every_parameter():
+    for name in ("resnet8", "plain8", "resnet11_bottleneck"):
+        network = create_model(name)
+        network(torch.randn(4, 3, 32, 32)).square().sum().backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters()), name
+
+
+def test_state_dict_keys_are_torchvisions():
+    keys = set(create_model("resnet8", shortcut="B").state_dict())
+    assert {
+        "conv1.weight",
+        "bn1.running_mean",
+        "layer1.0.conv1.weight",
+        "layer2.0.downsample.0.weight",
+    } <= keys
+    assert {"layer2.0.downsample.1.bias", "layer3.0.bn2.weight", "fc.weight", "fc.bias"} <= keys
+
+
+def test_any_depth_that_fits_is_a_network_and_others_name_the_nearest():
+    for depth in (8, 14, 26, 62, 1202):
+        with torch.device("meta"):
+            assert len(create_model(f"resnet{depth}").layer1) == (depth - 2) // 6
+    with pytest.raises(UsageError, match="resnet20, resnet26"):
+        create_model("resnet21")
+    with pytest.raises(UsageError, match="resnet47_bottleneck"):
+        create_model("resnet48_bottleneck")
+    for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "plain18", "plain34"):
+        with pytest.raises(UsageError, match="ImageNet"):
+            create_model(name)
+    for name in ("resnet2", "resnet", "vgg19", "plain20_bottleneck", "resnet-20", "ResNet20", "resnet020x"):
+        with pytest.raises(UsageError):
+            create_model(name)
+
+
+def test_list_models_filters():
+    assert list_models("plain*") == ["plain20", "plain32", "plain44", "plain56", "plain110"]
+    assert "resnet1202" in list_models()
+    assert list_models("nothing") == []

@@ -1,0 +1,36 @@
+"""The architecture: data flows one way, so each module imports only modules that come before it."""
+
+import ast
+from pathlib import Path
+
+SOURCE = Path(__file__).parent.parent / "src" / "residual"
+# A module may import from those to its left and from its own package.
+ORDER = (
+    *("_version", "errors", "files", "models", "recipe", "recipes", "data", "device", "metrics", "optim"),
+    *("evaluation", "checkpoint", "model_folder", "run", "progress", "plot", "trainer", "importing"),
+    *("experiment", "cli", "__init__", "__main__"),
+)
+
+
+def imported(path: Path) -> set[str]:
+    """The first part, below the package, of every module that a file imports from the package."""
+    depth = len(path.relative_to(SOURCE).parts)
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == depth:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            found |= {name.split(".")[0] for name in names}
+        assert not (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("residual"))
+    return found
+
+
+def test_imports_go_one_way():
+    for path in SOURCE.rglob("*.py"):
+        own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        allowed = set(ORDER[: ORDER.index(own)])
+        assert imported(path) <= allowed, f"{path.name} imports {imported(path) - allowed}"
+
+
+def test_every_file_says_what_it_is_for():
+    for path in [*SOURCE.rglob("*.py"), *Path(__file__).parent.glob("*.py")]:
+        assert ast.get_docstring(ast.parse(path.read_text())), path
