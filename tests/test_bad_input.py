@@ -94,7 +94,7 @@ def refused(cli, here):
         ("resnet18", ["ImageNet"]),
         ("resnet2", ["resnet8"]),
         ("plain47_bottleneck", ["unknown network"]),
-        ("ResNet20", ["unknown network", "residual models"]),
+        ("ResNet20", ["unknown network", "nearest: resnet20"]),
         ("resnet-20", ["unknown network"]),
         ("resnet999999", ["unknown network"]),
         ("", ["unknown network"]),

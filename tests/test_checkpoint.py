@@ -62,6 +62,19 @@ def test_every_flipped_bit_is_noticed(tmp_path):
             load_checkpoint(path)
 
 
+def test_a_flipped_bit_in_a_model_is_noticed(tmp_path):
+    file = tmp_path / "weights.pt"
+    torch.save(residual.create_model("resnet8").state_dict(), file)
+    arguments = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    residual.import_checkpoint(file, model="resnet8", output=tmp_path / "model", **arguments)
+    path = tmp_path / "model" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="altered"):
+        residual.load_model(tmp_path / "model")
+
+
 def test_the_models_bytes_depend_on_the_weights_alone(tmp_path):
     torch.manual_seed(0)
     network = residual.create_model("resnet8")

@@ -37,6 +37,7 @@ def run_folder(tmp_path_factory):
 def test_the_run_folder_is_complete(run_folder):
     names = {str(path.relative_to(run_folder)) for path in run_folder.rglob("*") if path.is_file()}
     assert names == {
+        ".lock",
         "recipe.json",
         "environment.json",
         "metrics.jsonl",

@@ -57,11 +57,12 @@ def test_the_imported_network_computes_the_same_function(tmp_path, name):
     assert ours.config.normalization.mean.tolist() == pytest.approx([0.485 * 255, 0.456 * 255, 0.406 * 255])
 
 
-@pytest.mark.parametrize("shortcut", ["B", "C"])
-def test_the_shortcut_option_is_read_off_the_weights(tmp_path, shortcut):
-    network = residual.create_model("resnet8", shortcut=shortcut, num_classes=100)
+@pytest.mark.parametrize("name", ["resnet8", "resnet20_bottleneck"])
+@pytest.mark.parametrize("shortcut", ["A", "B", "C"])
+def test_the_shortcut_option_is_read_off_the_weights(tmp_path, name, shortcut):
+    network = residual.create_model(name, shortcut=shortcut, num_classes=100)
     torch.save(network.state_dict(), tmp_path / "weights.pt")
-    arguments = {"model": "resnet8", "output": tmp_path / "model", "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    arguments = {"model": name, "output": tmp_path / "model", "mean": (0.5,) * 3, "std": (0.25,) * 3}
     config = residual.import_checkpoint(tmp_path / "weights.pt", **arguments)
     assert (config.shortcut, len(config.class_names), config.data) == (shortcut, 100, "cifar100")
     loaded = residual.load_model(tmp_path / "model").state_dict()

@@ -8,7 +8,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "residual"
 ORDER = (
     *("_version", "errors", "files", "models", "recipe", "recipes", "data", "device", "metrics", "optim"),
     *("evaluation", "checkpoint", "model_folder", "run", "progress", "plot", "trainer", "importing"),
-    *("experiment", "cli", "__init__", "__main__"),
+    *("experiment", "quantization", "bench", "cli", "__init__", "__main__"),
 )
 
 

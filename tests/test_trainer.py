@@ -33,15 +33,15 @@ def stop_at(monkeypatch):
     """Make training meet a fault just after a given step."""
 
     def arrange(step, fault):
-        real = Trainer._train_one
+        real = Trainer.train_one
 
         def train_one(self):
             real(self)
             if self.step == step:
                 fault(self)
 
-        monkeypatch.setattr(Trainer, "_train_one", train_one)
-        return lambda: monkeypatch.setattr(Trainer, "_train_one", real)
+        monkeypatch.setattr(Trainer, "train_one", train_one)
+        return lambda: monkeypatch.setattr(Trainer, "train_one", real)
 
     return arrange
 
@@ -100,12 +100,12 @@ import json, os, signal, sys
 import residual
 from residual.recipe import from_dict
 from residual.trainer import Trainer
-real = Trainer._train_one
+real = Trainer.train_one
 def train_one(self):
     real(self)
     if self.step == int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
-Trainer._train_one = train_one
+Trainer.train_one = train_one
 residual.train(from_dict(json.loads(sys.argv[2])), output=sys.argv[1])
 """
 
@@ -179,6 +179,7 @@ def test_the_guard_masks_every_update_from_the_bad_step_on():
     network = residual.create_model("resnet8")
     optimizer = make_optimizer(network, Optimizer())
     guard = Guard(optimizer, torch.device("cpu"))
+    guard.deferred = True  # as on CUDA, where nobody looks before the next log
     good = torch.randn(8, 3, 32, 32), torch.arange(8)
     bad = torch.full_like(good[0], float("inf")), good[1]
     train_step(network, optimizer, guard, good, 0)
@@ -226,18 +227,60 @@ def test_warmup_ends_when_the_error_of_a_window_is_low_enough(tmp_path):
 
 
 def test_the_test_set_is_not_looked_at_on_the_way_unless_asked_for(tmp_path):
-    residual.train(small(holdout=100), output=tmp_path / "held")
+    residual.train(small(holdout=100, curve="none"), output=tmp_path / "held")
     residual.train(small(curve="none", iterations=12), output=tmp_path / "none")
     held, none = Run.open(tmp_path / "held"), Run.open(tmp_path / "none")
     assert held.metrics("test") == none.metrics("test") == none.metrics("holdout") == []
     found = held.metrics("holdout")
     assert [record["step"] for record in found] == [12, 24]
     best = min(found, key=lambda record: record["error"])
-    assert held.result["holdout_best"] == {"step": best["step"], "error": best["error"]}
     kept = load_checkpoint(find_checkpoint(held.checkpoints, "best"))
-    assert kept["step"] == best["step"]
+    assert kept["step"] == best["step"] == held.result["holdout_best"]["step"]
+    assert held.result["holdout_best"]["error"] == best["error"]
+    assert 0 <= held.result["holdout_best"]["test_error"] <= 100
     environment = json.loads((held.path / "environment.json").read_text())
     assert len(environment["holdout_sha256"]) == 64
+
+
+def test_a_signal_during_an_evaluation_is_saved_too(tmp_path, monkeypatch):
+    real = Trainer._evaluate
+
+    def interrupted(self):
+        real(self)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    residual.train(small(), output=tmp_path / "whole")
+    monkeypatch.setattr(Trainer, "_evaluate", interrupted)
+    with pytest.raises(InterruptedRunError):
+        residual.train(small(), output=tmp_path / "cut")
+    monkeypatch.undo()
+    assert load_checkpoint(find_checkpoint(tmp_path / "cut" / "checkpoints"))["step"] == 12
+    residual.resume(tmp_path / "cut")
+    assert comparable(tmp_path / "cut") == comparable(tmp_path / "whole")
+
+
+def test_a_holdout_and_the_test_curve_go_together(tmp_path):
+    residual.train(small(holdout=100, curve="test", iterations=12), output=tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    assert [r["step"] for r in run.metrics("holdout")] == [r["step"] for r in run.metrics("test")] == [12]
+
+
+def test_two_processes_never_train_one_run(tmp_path, stop_at):
+    def resume_meanwhile(trainer):
+        with pytest.raises(RunError, match="another process"):
+            residual.resume(trainer.run.path)
+
+    stop_at(5, resume_meanwhile)
+    residual.train(small(iterations=6), output=tmp_path / "run")
+
+
+def test_the_callers_settings_come_back(tmp_path):
+    torch.use_deterministic_algorithms(True)
+    try:
+        residual.train(small(iterations=2), output=tmp_path / "run")
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_stop_after_ends_sooner_on_the_same_course(tmp_path):

@@ -8,7 +8,7 @@ from .evaluation import Evaluation
 from .experiment import Result, evaluate, resume, train
 from .importing import import_checkpoint
 from .model_folder import ModelConfig, load_model
-from .models import complexity, create_model, list_models
+from .models import complexity, create_model, list_models, optimize_for_inference
 from .recipe import Recipe
 from .recipes import get_recipe
 
@@ -30,6 +30,7 @@ __all__ = [
     "list_models",
     "load_dataset",
     "load_model",
+    "optimize_for_inference",
     "resume",
     "train",
 ]

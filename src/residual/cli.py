@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -11,15 +13,20 @@ import typer
 from . import experiment, importing
 from . import recipe as recipes_module
 from ._version import __version__
+from .bench import SUITES, run_suites, summary
 from .data import DATASETS, load_dataset
 from .data import cifar as cifar_data
+from .data.archive import check_md5
+from .device import describe as describe_device
+from .device import resolve_device
 from .errors import DataError, ResidualError, UsageError
 from .evaluation import Evaluation
+from .files import write_json
 from .model_folder import load_model
 from .models import complexity, list_models
 from .plot import plot_runs
 from .recipes import RECIPES, get_recipe
-from .run import Run
+from .run import Run, environment_facts
 
 app = typer.Typer(
     add_completion=False,
@@ -131,14 +138,27 @@ def _print_result(result: experiment.Result, data_dir: Path | None) -> None:
     )
     if figures["holdout_best"]:
         best = figures["holdout_best"]
-        _print(f"best hold-out error {best['error']:.2f} % at step {best['step']:,}")
+        _print(
+            f"best hold-out error {best['error']:.2f} % at step {best['step']:,}, "
+            f"where the test error was {best['test_error']:.2f} %"
+        )
     _print(f"run     {result.path}")
     _print(f"curves  {result.path / 'curves.png'}")
     _print(f"model   {result.path / 'model'}")
     _print("next:")
-    _print(f"  residual evaluate {result.path}{where}")
-    _print(f"  residual plot {result.path}")
-    _print("  residual train resnet20 --data-dir FOLDER_WITH_CIFAR10    (the paper's experiment)")
+    _print(f"  {_program()} evaluate {result.path}{where}")
+    _print(f"  {_program()} plot {result.path}")
+    if figures["data"] == "digits":
+        _print(f"  {_program()} train resnet20 --data-dir FOLDER_WITH_CIFAR10    (the paper's experiment)")
+
+
+def _program() -> str:
+    """Name this program as the user's shell would find it."""
+    path = Path(sys.argv[0])
+    if path.name != "residual":
+        return "python -m residual"
+    found = shutil.which("residual")
+    return "residual" if found and Path(found).resolve() == path.resolve() else os.path.relpath(path)
 
 
 @app.command()
@@ -248,11 +268,18 @@ def verify(
     """Check every file of a data set that is there."""
     release = _release(name)
     folder = cifar_data.find(release, data_dir)
+    archive = (data_dir or cifar_data.default_root()) / release.archive
+    if folder is None and archive.is_file():
+        check_md5(archive, release.md5)
+        _print(f"{archive}: as in the official release")
+        return
     if folder is None:
-        raise DataError(f"no {name} in {data_dir or cifar_data.default_root()}")
+        raise DataError(f"no {name} in {archive.parent}")
     for file in release.files:
         cifar_data.read_records(release, folder / file)
-        _print(f"{folder / file}: as in the official release")
+        known = release.files[file] or (folder / cifar_data.MD5_FILE).is_file()
+        verdict = "as in the official release" if known else "size and labels fit; its MD5 was not published"
+        _print(f"{folder / file}: {verdict}")
 
 
 @data_app.command()
@@ -286,6 +313,35 @@ def _release(name: str) -> cifar_data.Release:
 
 
 @app.command()
+def bench(
+    what: Annotated[str, typer.Argument(help=f"{', '.join(SUITES)} or all.")] = "all",
+    models: Annotated[list[str] | None, typer.Argument(help="Networks; by default the usual ones.")] = None,
+    repeats: Annotated[int, typer.Option(help="Rounds of which the median is taken.")] = 7,
+    device: Device = None,
+    save: Annotated[
+        Path | None, typer.Option(help="A folder that gets a JSON file with the figures.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure speed beside a baseline and the machine's ceilings, all in one run."""
+    if what not in (*SUITES, "all"):
+        raise UsageError(f"nothing to measure called '{what}': take {', '.join(SUITES)} or all")
+    where = resolve_device(device)
+    records = run_suites(what, models or [], where, repeats)
+    report = {**environment_facts(describe_device(where)), "records": records}
+    if save is not None:
+        stamp = report["date"].replace(":", "").replace("+0000", "")
+        save.mkdir(parents=True, exist_ok=True)
+        write_json(save / f"{stamp}-{what}-{where.type}.json", report)
+    if as_json:
+        _print_json(report)
+        return
+    for record in records:
+        for line in summary(record):
+            _print(line)
+
+
+@app.command()
 def plot(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     output: Annotated[
@@ -303,7 +359,7 @@ def plot(
 
 def main() -> NoReturn:
     """Run the command line and leave with the exit code that `docs/commands.md` lists."""
-    logging.captureWarnings(True)  # a library's warning is no message to the user
+    logging.captureWarnings(True)  # other libraries' warnings are no messages to the user
     try:
         code = app(standalone_mode=False)
     except ResidualError as error:

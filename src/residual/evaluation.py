@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .data import Normalization, Split
+from .models import ResNet, optimize_for_inference
 
 BATCH_SIZE = 250
 
@@ -38,11 +39,12 @@ def evaluate_split(
     """
     was_training = network.training
     network.eval()
+    ready = optimize_for_inference(network) if isinstance(network, ResNet) else network
     normalization = normalization.to(device)
     scores = []
     for start in range(0, len(split), BATCH_SIZE):
         images = normalization.apply(split.images[start : start + BATCH_SIZE].to(device))
-        scores.append(network(images.permute(0, 3, 1, 2)).float().cpu())
+        scores.append(ready(images.permute(0, 3, 1, 2)).float().cpu())
     network.train(was_training)
     return score(torch.cat(scores), split.labels.cpu())
 
@@ -55,12 +57,12 @@ def score(scores: Tensor, labels: Tensor) -> Evaluation:
     pairs = labels * classes + best[:, 0]
     confusion = torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
     of_class = confusion.sum(1)
-    per_class = 100 - 100 * confusion.diagonal() / of_class.clamp_min(1)
+    per_class = 100 - 100 * confusion.diagonal() / of_class.clamp_min(1).double()
     return Evaluation(
         images=count,
         error=100 * (count - int(hits[:, 0].sum())) / count,
         top5_error=100 * (count - int(hits.sum())) / count,
         loss=float(F.cross_entropy(scores.double(), labels)),
-        per_class_error=torch.where(of_class > 0, per_class, torch.zeros(())).double().tolist(),
+        per_class_error=torch.where(of_class > 0, per_class, 0.0).tolist(),
         confusion=confusion.tolist(),
     )

@@ -1,8 +1,9 @@
 """A whole run: recipe -> data -> network -> trainer -> run folder with its result, curves and model."""
 
-import warnings
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from . import device as devices
+from .checkpoint import find_checkpoint, load_checkpoint
 from .data import Dataset, Normalization, Split, TrainBatches, hold_out, load_dataset
 from .errors import CheckpointError, RunError
 from .evaluation import Evaluation, evaluate_split
@@ -47,6 +49,21 @@ class _Prepared:
     holdout_sha256: str | None
     network: ResNet
     device: torch.device
+    denormals_flushed: bool
+
+    def evaluate(self, split: Split, network: nn.Module | None = None) -> Evaluation:
+        """Evaluate the network being trained, or another of its kind, on a split."""
+        return evaluate_split(network or self.network, split, self.normalization, self.device)
+
+
+def _facts(prepared: _Prepared, data_dir: str | Path | None) -> dict[str, Any]:
+    """Gather what `environment.json` records."""
+    return {
+        **environment_facts(devices.describe(prepared.device)),
+        "data_dir": str(Path(data_dir).resolve()) if data_dir is not None else None,
+        "holdout_sha256": prepared.holdout_sha256,
+        "denormals_flushed": prepared.denormals_flushed,
+    }
 
 
 def train(
@@ -73,11 +90,10 @@ def train(
     if output is not None and Path(output).exists():
         raise RunError(f"{output} exists already: a run is never overwritten")
     prepared = _prepare(recipe, data_dir, device)
-    facts = environment_facts(devices.describe(prepared.device))
-    run = Run.create(
-        None if output is None else Path(output), recipe, {**facts, "holdout_sha256": prepared.holdout_sha256}
-    )
-    return _execute(run, recipe, prepared, Reporter(not quiet))
+    facts = _facts(prepared, data_dir)
+    run = Run.create(None if output is None else Path(output), recipe, facts)
+    with run.locked():
+        return _execute(run, recipe, prepared, Reporter(not quiet))
 
 
 def resume(
@@ -91,7 +107,8 @@ def resume(
     """Go on with a run as if it had never stopped; a finished run is left as it is.
 
     On a CPU with as many threads as before (on CUDA with `deterministic = true`), the weights come out
-    the same to the last bit. `recipe`, where given, must be the run's own.
+    the same to the last bit. `recipe`, where given, must be the run's own; data folder and device are those
+    that the run began with, unless others are given.
 
     Raises:
         ResidualError: as `train`; also if the recipe was changed or the checkpoint does not fit.
@@ -102,9 +119,11 @@ def resume(
         raise RunError(f"{path} cannot go on with another recipe: {'; '.join(changed)}")
     if run.result is not None:
         return Result(run.path, run.result)
-    prepared = _prepare(run.recipe, data_dir, device)
-    facts = environment_facts(devices.describe(prepared.device))
-    return _execute(run, run.recipe, prepared, Reporter(not quiet), facts)
+    began = run.environment
+    data_dir = data_dir or began.get("data_dir")
+    prepared = _prepare(run.recipe, data_dir, device or began["hardware"]["device"])
+    with run.locked():
+        return _execute(run, run.recipe, prepared, Reporter(not quiet), _facts(prepared, data_dir))
 
 
 def evaluate(
@@ -135,6 +154,7 @@ def evaluate(
         raise CheckpointError(
             f"{dataset.name} has {len(dataset.class_names)} classes, not {len(config.class_names)}"
         )
+    network = copy.deepcopy(network)  # the caller's stays where it is
     network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return evaluate_split(network, dataset.test, config.normalization, where)
 
@@ -142,9 +162,7 @@ def evaluate(
 def _prepare(recipe: Recipe, data_dir: str | Path | None, device: str | None) -> _Prepared:
     """Load and build all that a run needs; write nothing."""
     where = devices.resolve_device(device)
-    if not devices.flush_denormals():
-        warnings.warn("threads started before residual was imported keep denormals", stacklevel=3)
-    devices.set_deterministic(recipe.deterministic)
+    flushed = devices.prepare(where)
     dataset = load_dataset(recipe.data, data_dir)
     part, held, digest = dataset.train, None, None
     if recipe.holdout:
@@ -155,40 +173,43 @@ def _prepare(recipe: Recipe, data_dir: str | Path | None, device: str | None) ->
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        network = create_model(recipe.network, num_classes=len(dataset.class_names), shortcut=recipe.shortcut)
+        network = create_model(
+            recipe.network,
+            num_classes=len(dataset.class_names),
+            shortcut=recipe.shortcut,
+            checkpoint_activations=recipe.checkpoint_activations,
+        )
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     network.to(where, memory_format=layout)  # type: ignore[call-overload]
-    return _Prepared(dataset, batches, normalization, held, digest, network, where)
+    return _Prepared(dataset, batches, normalization, held, digest, network, where, flushed)
 
 
 def _execute(
     run: Run, recipe: Recipe, prepared: _Prepared, reporter: Reporter, resumed: dict[str, Any] | None = None
 ) -> Result:
     """Train, from the start or from where a run stopped, and write what comes out."""
-    measure, curve = _curve(recipe, prepared)
-    with reporter:
-        trainer = Trainer(recipe, prepared.network, prepared.batches, run, reporter, measure, curve)
+    evaluations = _evaluations(recipe, prepared)
+    with reporter, devices.cuda_settings(recipe.deterministic):
+        trainer = Trainer(recipe, prepared.network, prepared.batches, run, reporter, evaluations)
         if resumed is not None:
             trainer.resume()
             run.note_resume(trainer.step, resumed)
         reporter.say(f"run folder {run.path}")
+        if not prepared.denormals_flushed:
+            reporter.say(
+                "warning: threads started before residual was imported keep denormals, which are slow"
+            )
         trainer.fit()
-    if recipe.recompute_batchnorm:
-        _recompute_batchnorm(prepared.network, prepared.batches)
-    found = evaluate_split(prepared.network, prepared.dataset.test, prepared.normalization, prepared.device)
-    return _finish(run, recipe, prepared, trainer, found)
+        if recipe.recompute_batchnorm:
+            _recompute_batchnorm(prepared.network, prepared.batches)
+        return _finish(run, recipe, prepared, trainer)
 
 
-def _curve(recipe: Recipe, prepared: _Prepared) -> tuple[Callable[[], Evaluation] | None, str]:
+def _evaluations(recipe: Recipe, prepared: _Prepared) -> dict[str, Callable[[], Evaluation]]:
     """Choose what is evaluated on the way: the hold-out if there is one, the test set only if asked for."""
-    if prepared.held is not None:
-        split, name = prepared.held, "holdout"
-    elif recipe.curve == "test":
-        split, name = prepared.dataset.test, "test"
-    else:
-        return None, "none"
-    split = split.to(prepared.device)
-    return lambda: evaluate_split(prepared.network, split, prepared.normalization, prepared.device), name
+    splits = {"holdout": prepared.held, "test": prepared.dataset.test if recipe.curve == "test" else None}
+    chosen = {kind: split.to(prepared.device) for kind, split in splits.items() if split is not None}
+    return {kind: partial(prepared.evaluate, split) for kind, split in chosen.items()}
 
 
 def _recompute_batchnorm(network: nn.Module, batches: TrainBatches) -> None:
@@ -197,8 +218,19 @@ def _recompute_batchnorm(network: nn.Module, batches: TrainBatches) -> None:
     update_bn((batches[step] for step in range(count)), network)
 
 
-def _finish(run: Run, recipe: Recipe, prepared: _Prepared, trainer: Trainer, found: Evaluation) -> Result:
-    """Write model, curves and, last of all, the result."""
+def _holdout_best(prepared: _Prepared, trainer: Trainer) -> dict[str, float] | None:
+    """Give the best hold-out step and its test error, which is reported and chooses nothing."""
+    path = find_checkpoint(trainer.run.checkpoints, "best")
+    if trainer.best is None or path is None:
+        return None
+    network = copy.deepcopy(prepared.network)
+    network.load_state_dict(load_checkpoint(path)["network"])
+    return {**trainer.best, "test_error": prepared.evaluate(prepared.dataset.test, network).error}
+
+
+def _finish(run: Run, recipe: Recipe, prepared: _Prepared, trainer: Trainer) -> Result:
+    """Evaluate, then write model, curves and, last of all, the result."""
+    found = prepared.evaluate(prepared.dataset.test)
     images = trainer.step * recipe.batch_size
     figures: dict[str, Any] = {
         "network": recipe.network,
@@ -212,7 +244,7 @@ def _finish(run: Run, recipe: Recipe, prepared: _Prepared, trainer: Trainer, fou
         "loss": found.loss,
         "images": found.images,
         "training_error": trainer.training_error,
-        "holdout_best": trainer.best,
+        "holdout_best": _holdout_best(prepared, trainer),
         "seconds": round(trainer.seconds, 3),
         "images_per_second": round(images / trainer.seconds, 1),
         "warmup_end": trainer.warmup_end,

@@ -21,6 +21,7 @@ from .data.normalization import Normalization
 from .errors import CheckpointError, UsageError
 from .model_folder import ModelConfig, load_weights, model_card, save_model
 from .models import create_model, parse_name
+from .models.blocks import SHORTCUTS
 from .models.resnet import WIDTHS
 
 State = dict[str, Tensor]
@@ -128,10 +129,14 @@ def _shortcut_of(model: str, state: State) -> str | None:
     """Read the shortcut option off the projections that the weights hold."""
     if parse_name(model).family == "plain":
         return None
-    projections = [key for key in state if key.endswith("downsample.0.weight")]
-    if not projections:
-        return "A"
-    return "C" if any(".1.downsample" in key or "layer1.0.downsample" in key for key in projections) else "B"
+    given = _projections(state)
+    with torch.device("meta"):
+        fits = (o for o in SHORTCUTS if _projections(create_model(model, shortcut=o).state_dict()) == given)
+        return next(fits, "A")
+
+
+def _projections(state: State) -> set[str]:
+    return {key for key in state if key.endswith("downsample.0.weight")}
 
 
 def _zeros_last(state: State) -> State:

@@ -74,9 +74,10 @@ def save_model(folder: Path, network: nn.Module, config: ModelConfig, card: str)
     folder.mkdir(exist_ok=True)
     weights = save(portable_state(network), metadata={"format": "pt"})
     write_atomically(folder / "model.safetensors", lambda file: file.write(weights))
-    write_text(folder / "config.json", _compact_json(config.as_dict()))
+    digest = hashlib.sha256(weights).hexdigest()
+    write_text(folder / "config.json", _compact_json({**config.as_dict(), "weights_sha256": digest}))
     write_text(folder / "README.md", card)
-    return hashlib.sha256(weights).hexdigest()
+    return digest
 
 
 def load_model(folder: str | Path) -> ResNet:
@@ -97,13 +98,16 @@ def load_model(folder: str | Path) -> ResNet:
         folder = folder / "model"
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder.parent} is no run folder and no model folder: it has no config.json")
-    config, network = _read_config(folder / "config.json")
+    config, network, digest = _read_config(folder / "config.json")
     path = folder / "model.safetensors"
     try:
-        state = load(path.read_bytes())
+        content = path.read_bytes()
+        state = load(content)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is missing, cut or altered: {error}") from error
     load_weights(network, state, str(path))
+    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+        raise CheckpointError(f"{path} is altered: its SHA-256 is not the one in config.json")
     network.config = config
     return network.eval()
 
@@ -112,7 +116,17 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str) -
     """Put weights into a network after comparing every key and shape.
 
     Raises:
-        CheckpointError: keys are missing or unexpected, or shapes differ; all are shown.
+        CheckpointError: as `check_weights`.
+    """
+    check_weights(network, state, source)
+    network.load_state_dict({k: v for k, v in state.items() if not k.endswith(COUNTER)}, strict=False)
+
+
+def check_weights(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Compare every key and shape of weights with a network's.
+
+    Raises:
+        CheckpointError: keys are missing or unexpected, or shapes differ; the first of each are shown.
     """
     wanted = {name: value for name, value in network.state_dict().items() if not name.endswith(COUNTER)}
     given = {name: value for name, value in state.items() if not name.endswith(COUNTER)}
@@ -129,7 +143,6 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str) -
     if any(problems.values()):
         found = "; ".join(f"{kind}: {_some(names)}" for kind, names in problems.items() if names)
         raise CheckpointError(f"{source} holds another network: {found}")
-    network.load_state_dict(given, strict=False)
 
 
 def _some(names: list[str]) -> str:
@@ -138,11 +151,12 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {more} more" if more > 0 else "")
 
 
-def _read_config(path: Path) -> tuple[ModelConfig, ResNet]:
-    """Read a model folder's config and create the network that it describes."""
+def _read_config(path: Path) -> tuple[ModelConfig, ResNet, str | None]:
+    """Read a model folder's config and the weights' digest, and create the network that it describes."""
     try:
-        config = ModelConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        return config, config.create()
+        values = json.loads(path.read_text(encoding="utf-8"))
+        config = ModelConfig.from_dict(values)
+        return config, config.create(), values.get("weights_sha256")
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, UsageError) as error:
         raise CheckpointError(f"{path} is cut or altered: {type(error).__name__}: {error}") from error
 

@@ -37,21 +37,28 @@ def learning_rate(recipe: Recipe, step: int, warmup_end: int | None = None) -> f
 class Guard:
     """Keeps every update from the weights from the first loss on that is not finite.
 
-    The fused optimiser reads `found_inf` on the device and leaves the weights alone where it is 1, so the
-    host need not wait for the loss.
+    On CUDA the fused optimiser reads `found_inf` on the device and leaves the weights alone where it is 1,
+    so the host need not wait for the loss; elsewhere the loss is looked at before the optimiser acts.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
         self.found = torch.zeros((), device=device)
         self.first = torch.full((), -1, dtype=torch.int64, device=device)
+        self.deferred = device.type == "cuda"
         optimizer.found_inf = self.found  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def watch(self, loss: Tensor, step: int) -> None:
-        """Look at a step's loss, before the optimiser acts on it."""
+        """Look at a step's loss, before the optimiser acts on it.
+
+        Raises:
+            NonFiniteLossError: elsewhere than on CUDA, where `check` does so later.
+        """
         bad = ~torch.isfinite(loss)
         self.first.copy_(torch.where(bad & (self.found == 0), step, self.first))
         self.found.copy_(torch.maximum(self.found, bad.to(self.found.dtype)))
+        if not self.deferred:
+            self.check()
 
     def check(self) -> None:
         """Read the flag.

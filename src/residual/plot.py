@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .errors import RunError
+from .errors import RunError, UsageError
 from .files import write_atomically
 from .run import Run
 
@@ -19,13 +19,16 @@ def plot_runs(runs: Sequence[Run], path: Path) -> None:
     """Draw the runs' curves into a PNG.
 
     Raises:
+        UsageError: the file's name does not end in .png.
         RunError: a run has logged nothing yet, or the file cannot be written.
     """
+    if path.suffix != ".png":
+        raise UsageError(f"the picture is a PNG: give it a name that ends in .png, not {path}")
     with matplotlib.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.add_subplot()
         tops = [_draw(axes, run, COLOURS[index % len(COLOURS)]) for index, run in enumerate(runs)]
-        axes.set(xlabel="iterations", ylabel="error (%)", ylim=(0, min(100, 1.05 * max(tops))))
+        axes.set(xlabel="iterations", ylabel="error (%)", ylim=(0, min(100, max(1, 1.05 * max(tops)))))
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k" if step >= 1000 else f"{step:g}")
         axes.grid(axis="y", alpha=0.3)

@@ -105,6 +105,7 @@ class Recipe(_Section):
     precision: str = _choice("float32", "float32", "bfloat16")
     channels_last: bool = True
     deterministic: bool = False
+    checkpoint_activations: bool = False
     recompute_batchnorm: bool = False
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)

@@ -6,15 +6,18 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from ._version import __version__
 from .errors import RunError
-from .files import write_json
+from .files import write_json, write_text
 from .recipe import Recipe, load_recipe
 
 
@@ -54,8 +57,9 @@ class Run:
             raise RunError(f"{run.path} exists already: a run is never overwritten") from error
         except OSError as error:
             raise RunError(f"cannot make the run folder {run.path}: {error}") from error
-        write_json(run._environment, {"seed": recipe.seed, **environment, "resumed": []})
-        write_json(run._recipe, recipe.as_dict())
+        with _as_run_errors(run.path):
+            write_json(run._environment, {"seed": recipe.seed, **environment, "resumed": []})
+            write_json(run._recipe, recipe.as_dict())
         return run
 
     @classmethod
@@ -80,39 +84,79 @@ class Run:
         """The figures, None while training has not ended."""
         if not self._result.is_file():
             return None
-        try:
-            values: dict[str, Any] = json.loads(self._result.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunError(f"{self._result} is cut or altered: {error}") from error
-        return values
+        return _read_object(self._result)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write the figures: the last act of a run."""
-        write_json(self._result, result)
+        with _as_run_errors(self._result):
+            write_json(self._result, result)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What `environment.json` holds."""
+        return _read_object(self._environment)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from the folder.
+
+        Raises:
+            RunError: another process trains it, or the folder cannot be written.
+        """
+        with _as_run_errors(self.path / ".lock"):
+            lock = FileLock(self.path / ".lock", timeout=0)
+            try:
+                lock.acquire()
+            except Timeout as error:
+                raise RunError(f"{self.path} is being trained by another process") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def note_resume(self, step: int, environment: Mapping[str, Any]) -> None:
         """Add where and how a resume went on to `environment.json`."""
-        values = json.loads(self._environment.read_text(encoding="utf-8"))
-        values["resumed"].append({"step": step, **environment})
-        write_json(self._environment, values)
+        values = self.environment
+        values.setdefault("resumed", []).append({"step": step, **environment})
+        with _as_run_errors(self._environment):
+            write_json(self._environment, values)
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append a record to `metrics.jsonl`."""
-        with self._metrics.open("a", encoding="utf-8") as file:
+        with _as_run_errors(self._metrics), self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Read the records, of one kind or all; a last line that a kill cut short is left out."""
         if not self._metrics.is_file():
             return []
-        text = self._metrics.read_text(encoding="utf-8")
-        records = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        with _as_run_errors(self._metrics):
+            text = self._metrics.read_text(encoding="utf-8")
+            records = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
         return [record for record in records if kind in (None, record["kind"])]
 
     def forget_after(self, step: int) -> None:
         """Drop the records of steps that a resume will take again."""
         kept = [json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step]
-        self._metrics.write_text("".join(kept), encoding="utf-8")
+        with _as_run_errors(self._metrics):
+            write_text(self._metrics, "".join(kept))
+
+
+@contextmanager
+def _as_run_errors(path: Path) -> Iterator[None]:
+    """Turn what a disk or a damaged file may do into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot read or write {path}: {error}") from error
+    except ValueError as error:
+        raise RunError(f"{path} is cut or altered: {error}") from error
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    with _as_run_errors(path):
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values
 
 
 def environment_facts(hardware: Mapping[str, Any]) -> dict[str, Any]:

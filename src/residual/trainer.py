@@ -2,9 +2,9 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from .device import autocast, synchronize
 from .errors import CheckpointError, InterruptedRunError, NonFiniteLossError, RunError
 from .evaluation import Evaluation
 from .metrics import Window
-from .model_folder import load_weights
+from .model_folder import check_weights
 from .optim import Guard, learning_rate, make_optimizer
 from .progress import Reporter
 from .recipe import Recipe, differences, from_dict
@@ -56,8 +56,8 @@ class Trainer:
         batches: where step k's batch comes from.
         run: where metrics and checkpoints go.
         reporter: what is told meanwhile.
-        evaluate: gives a figure for the curve every `recipe.evaluate_every` steps, None for none.
-        curve: what `evaluate` measures, "test" or "holdout"; a hold-out's best step is kept too.
+        evaluations: what gives a figure every `recipe.evaluate_every` steps, under "holdout" (whose best
+            step is kept too) or "test".
     """
 
     def __init__(
@@ -67,11 +67,10 @@ class Trainer:
         batches: TrainBatches,
         run: Run,
         reporter: Reporter,
-        evaluate: Callable[[], Evaluation] | None = None,
-        curve: str = "test",
+        evaluations: Mapping[str, Callable[[], Evaluation]] | None = None,
     ) -> None:
         self.recipe, self.network, self.batches = recipe, network, batches
-        self.run, self.reporter, self.evaluate, self.curve = run, reporter, evaluate, curve
+        self.run, self.reporter, self.evaluations = run, reporter, evaluations or {}
         self.device = batches.split.images.device
         self.optimizer = make_optimizer(network, recipe.optimizer)
         self.guard = Guard(self.optimizer, self.device)
@@ -98,18 +97,17 @@ class Trainer:
         with self._signals():
             while self.step < self.recipe.last_step:
                 started = time.perf_counter()
-                self._train_one()
-                due = self._due()
-                if due:
+                self.train_one()
+                if self._due():
                     synchronize(self.device)
+                    self.guard.check()
                 self.seconds += time.perf_counter() - started
-                self._act(due)
+                self._after_step()
                 if self._signal is not None:
-                    name = signal.Signals(self._signal).name
-                    hint = f"'residual train --resume {self.run.path}' goes on"
-                    raise InterruptedRunError(f"{name} at step {self.step}: saved; {hint}", self._signal)
+                    self._stop()
 
-    def _train_one(self) -> None:
+    def train_one(self) -> None:
+        """Take the next step, and nothing beside it: no log, no evaluation, no checkpoint."""
         rate = learning_rate(self.recipe, self.step, self.warmup_end)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -123,38 +121,48 @@ class Trainer:
         if self._warming_up:
             self.warmup_window.add(loss, logits, batch[1])
         self.step += 1
-        if self.device.type == "cpu":  # elsewhere a look at the flag would wait for the device
-            self.guard.check()
         self.reporter.advance(self.step)
 
     @property
     def _warming_up(self) -> bool:
         return bool(self.recipe.schedule.warmup_learning_rate) and self.warmup_end is None
 
-    def _due(self) -> set[str]:
-        """Name what is to be done after the step just taken."""
-        recipe, last = self.recipe, self.step == self.recipe.last_step
-        periods = {
-            "log": recipe.log_every,
-            "save": recipe.checkpoint_every,
-            **({"evaluate": recipe.evaluate_every} if self.evaluate else {}),
-        }
-        due = {action for action, period in periods.items() if last or self.step % period == 0}
-        if self._warming_up and self.step % recipe.schedule.warmup_window == 0:
-            due.add("warmup")
-        return due | ({"save"} if self._signal is not None else set())
+    def _every(self, period: int) -> bool:
+        return self.step % period == 0 or self.step == self.recipe.last_step
 
-    def _act(self, due: set[str]) -> None:
-        if due:
-            self.guard.check()
-        if "warmup" in due and self.warmup_window.read()[1] < self.recipe.schedule.warmup_error:
+    def _due(self) -> bool:
+        """Tell whether the device must be waited for: something will be read, written or evaluated."""
+        recipe = self.recipe
+        periods = [recipe.log_every, recipe.checkpoint_every]
+        periods += [recipe.evaluate_every] if self.evaluations else []
+        periods += [recipe.schedule.warmup_window] if self._warming_up else []
+        return self._signal is not None or any(map(self._every, periods))
+
+    def _after_step(self) -> None:
+        recipe = self.recipe
+        if (
+            self._warming_up
+            and self.step % recipe.schedule.warmup_window == 0
+            and self.warmup_window.read()[1] < recipe.schedule.warmup_error
+        ):
             self.warmup_end = self.step
-        if "log" in due:
+        if self._every(recipe.log_every):
             self._log()
-        if "evaluate" in due:
+        if self._every(recipe.evaluate_every):
             self._evaluate()
-        if "save" in due:
+        if self._every(recipe.checkpoint_every):
             self._save("last")
+
+    def _stop(self) -> NoReturn:
+        """Save, unless this step was saved already, and leave."""
+        assert self._signal is not None
+        if not self._every(self.recipe.checkpoint_every):
+            synchronize(self.device)
+            self.guard.check()
+            self._save("last")
+        name = signal.Signals(self._signal).name
+        hint = f"'residual train --resume {self.run.path}' goes on"
+        raise InterruptedRunError(f"{name} at step {self.step}: saved; {hint}", self._signal)
 
     def _log(self) -> None:
         loss, error = self.window.read()
@@ -178,13 +186,13 @@ class Trainer:
         self.reporter.trained(self.step, loss, error, images_per_second, left)
 
     def _evaluate(self) -> None:
-        assert self.evaluate is not None
-        found = self.evaluate()
-        self.run.log({"step": self.step, "kind": self.curve, "loss": found.loss, "error": found.error})
-        self.reporter.evaluated(self.step, self.curve, found.error)
-        if self.curve == "holdout" and (self.best is None or found.error < self.best["error"]):
-            self.best = {"step": self.step, "error": found.error}
-            self._save("best")
+        for kind, evaluate in self.evaluations.items():
+            found = evaluate()
+            self.run.log({"step": self.step, "kind": kind, "loss": found.loss, "error": found.error})
+            self.reporter.evaluated(self.step, kind, found.error)
+            if kind == "holdout" and (self.best is None or found.error < self.best["error"]):
+                self.best = {"step": self.step, "error": found.error}
+                self._save("best")
 
     def _save(self, kind: str) -> None:
         if not all(bool(torch.isfinite(p).all()) for p in self.network.parameters()):
@@ -225,7 +233,7 @@ class Trainer:
         self.run.forget_after(self.step)
 
     def _restore(self, state: dict[str, Any], source: str) -> None:
-        load_weights(self.network, state["network"], source)
+        check_weights(self.network, state["network"], source)
         self.network.load_state_dict(state["network"])
         try:
             self.optimizer.load_state_dict(state["optimizer"])

@@ -47,7 +47,6 @@ def download(url: str, destination: Path, md5: str) -> None:
     """
     partial = destination.with_name(destination.name + ".part")
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
         _continue(url, partial)
     except urllib.error.HTTPError as error:
         if error.code != 416 or not partial.exists():  # 416: nothing is missing behind what is there
@@ -76,6 +75,7 @@ def _continue(url: str, partial: Path) -> None:
         length = answer.headers.get("Content-Length")
         total = done + int(length) if length else None
         task = progress.add_task(f"downloading {PurePosixPath(url).name}", total=total, completed=done)
+        partial.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("ab" if continued else "wb") as file:
             while chunk := answer.read(CHUNK):
                 file.write(chunk)

@@ -17,7 +17,7 @@ from .dataset import Split
 from .normalization import Normalization
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Draws:
     """An epoch's random choices: order [N], crop offsets [N, 2] (row, column), flips [N]."""
 
@@ -28,8 +28,8 @@ class Draws:
     @classmethod
     def of_epoch(cls, seed: int, epoch: int, size: int, augment: Augment) -> "Draws":
         """Draw them from (seed, epoch) on the CPU, so that they are the same for every device."""
-        # the generator takes 32 bits of a seed and no more; multiples of 2^32 / 1.618 lie so far
-        # apart that no run's epochs reach those of another seed
+        # the generator takes 32 bits of a seed and no more: multiples of 2^32 / 1.618 keep the epochs of
+        # seeds below a thousand over a million apart
         generator = torch.Generator().manual_seed((seed * 2654435769 + epoch) % 2**32)
         order = torch.randperm(size, generator=generator)
         offsets = torch.randint(2 * augment.padding + 1, (size, 2), generator=generator)

@@ -1,18 +1,24 @@
 """CIFAR-10 and CIFAR-100 from their official binary releases."""
 
+import hashlib
+import json
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from ..errors import DataError
-from .archive import check_md5, download, extract
+from ..files import write_json
+from .archive import check_md5, download, extract, md5_of
 from .dataset import Dataset, Split
 
 HOME = "https://www.cs.toronto.edu/~kriz"
 PIXELS = 3 * 32 * 32
+MD5_FILE = "md5.json"  # beside the record files, for releases that publish the archive's MD5 alone
 
 
 @dataclass(frozen=True)
@@ -102,17 +108,27 @@ def fetch(release: Release, root: Path | None = None) -> Path:
     root = default_root() if root is None else root
     archive = root / release.archive
     try:
-        if archive.is_file():
-            check_md5(archive, release.md5)
-        else:
-            download(release.url, archive, release.md5)
-    except DataError as error:
+        key = hashlib.sha256(str(archive.resolve()).encode()).hexdigest()[:16]
+        with FileLock(Path(tempfile.gettempdir()) / f"residual-{key}.lock"):  # two first uses, one download
+            return find(release, root) or _obtain(release, root, archive)
+    except (DataError, OSError) as error:
         hint = (
             f"put {release.archive} or the folder {release.folder} into {root} (--data-dir or RESIDUAL_DATA)"
         )
         raise DataError(f"no {release.name} in {root}: {error}; {hint}") from error
+
+
+def _obtain(release: Release, root: Path, archive: Path) -> Path:
+    """Check or download the archive, extract it, and note the files' MD5 where none was published."""
+    if archive.is_file():
+        check_md5(archive, release.md5)
+    else:
+        download(release.url, archive, release.md5)
     extract(archive, release.folder, root)
-    return root / release.folder
+    folder = root / release.folder
+    sums = {name: md5_of(folder / name) for name in release.files if (folder / name).is_file()}
+    write_json(folder / MD5_FILE, sums)
+    return folder
 
 
 def load(release: Release, root: Path | None = None) -> Dataset:
@@ -141,14 +157,24 @@ def read_records(release: Release, path: Path) -> Split:
         raise DataError(f"{path} is missing: delete {path.parent} and let it be extracted again")
     if path.stat().st_size != expected:
         raise DataError(f"{path} is cut or altered: {path.stat().st_size} bytes, not {expected}")
-    if release.files[path.name]:
-        check_md5(path, release.files[path.name])
+    expected_md5 = release.files[path.name] or _noted_md5(path)
+    if expected_md5:
+        check_md5(path, expected_md5)
     records = torch.from_numpy(np.fromfile(path, np.uint8)).reshape(-1, width)
     labels = records[:, release.label_bytes - 1].long()
     if int(labels.max()) >= release.num_classes:
         raise DataError(f"{path} is altered: it holds the label {int(labels.max())}")
     planes = records[:, release.label_bytes :].reshape(-1, 3, 32, 32)
     return Split(planes.permute(0, 2, 3, 1).contiguous(), labels)
+
+
+def _noted_md5(path: Path) -> str:
+    """Return the MD5 that a file had when it came out of its archive, "" if that was not noted."""
+    noted = path.with_name(MD5_FILE)
+    try:
+        return str(json.loads(noted.read_text())[path.name]) if noted.is_file() else ""
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{noted} is altered: delete {path.parent} and let it be extracted again") from None
 
 
 def class_names(release: Release, folder: Path) -> tuple[str, ...]:

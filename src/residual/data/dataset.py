@@ -11,7 +11,7 @@ from ..errors import UsageError
 HOLDOUT_SEED = 0  # the same hold-out for every run, whatever its training seed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """Pictures [N, H, W, 3] as uint8 (R, G, B) and labels [N] as int64."""
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from .dataset import Split
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Normalization:
     """Subtract `mean` and divide by `std`, both on the 0..255 scale.
 

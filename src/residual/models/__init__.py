@@ -1,6 +1,7 @@
 """The paper's networks: blocks, networks, names and counts."""
 
 from .counting import Complexity, complexity
+from .folding import optimize_for_inference
 from .registry import create_model, list_models, parse_name, resolve_shortcut
 from .resnet import ResNet
 
@@ -10,6 +11,7 @@ __all__ = [
     "complexity",
     "create_model",
     "list_models",
+    "optimize_for_inference",
     "parse_name",
     "resolve_shortcut",
 ]

@@ -3,6 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .fused import bn_relu
+
 SHORTCUTS = ("A", "B", "C")
 
 
@@ -53,9 +55,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, width_in, H, W] to [N, width, H / stride, W / stride]."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return F.relu(y if self.downsample is None else y + self.downsample(x))
+        shortcut = None if self.downsample is None else self.downsample(x)
+        y = bn_relu(self.bn1, self.conv1(x))
+        return bn_relu(self.bn2, self.conv2(y), shortcut)
 
 
 class Bottleneck(nn.Module):
@@ -75,7 +77,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, width_in, H, W] to [N, 4 width, H / stride, W / stride]."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = F.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        return F.relu(y if self.downsample is None else y + self.downsample(x))
+        shortcut = None if self.downsample is None else self.downsample(x)
+        y = bn_relu(self.bn1, self.conv1(x))
+        y = bn_relu(self.bn2, self.conv2(y))
+        return bn_relu(self.bn3, self.conv3(y), shortcut)

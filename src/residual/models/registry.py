@@ -1,5 +1,6 @@
 """Networks by name: what `resnet20`, `plain56` or `resnet47_bottleneck` mean, and which names exist."""
 
+import difflib
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -45,33 +46,47 @@ def parse_name(name: str) -> NetworkName:
     Raises:
         UsageError: the name fits no network; the message gives the nearest ones that do.
     """
-    match = re.fullmatch(r"(resnet|plain)([0-9]{1,5})(_bottleneck)?", name)
+    match = re.fullmatch(r"(resnet|plain)([1-9][0-9]{0,4})(_bottleneck)?", name)
     if match is None or (match[1] == "plain" and match[3]):
-        raise UsageError(f"unknown network '{name}': {_NAMES}; 'residual models' lists the paper's")
+        near = difflib.get_close_matches(name, PAPER_NETWORKS, n=2) or ["resnet20", "plain20"]
+        raise UsageError(f"unknown network '{name}': {_NAMES}; nearest: {', '.join(near)}")
     parsed = NetworkName(match[1], int(match[2]), match[3] is not None)
+    near = _nearest(parsed)
     if parsed.layers in IMAGENET_DEPTHS and not parsed.bottleneck:
         raise UsageError(
-            f"'{name}' is kept for the paper's ImageNet networks, which are not here yet; {_NAMES}"
+            f"'{name}' is kept for the paper's ImageNet networks, which are not here yet; "
+            f"{_NAMES}; nearest: {', '.join(near)}"
         )
-    blocks, remainder = divmod(parsed.layers - 2, parsed.layers_per_block)
-    if blocks < 1 or remainder:
-        raise UsageError(f"no network '{name}': {_NAMES}; nearest: {', '.join(_nearest(parsed))}")
+    if not _fits(parsed):
+        raise UsageError(f"no network '{name}': {_NAMES}; nearest: {', '.join(near)}")
     return parsed
 
 
 _NAMES = "the networks are resnet{6n+2}, plain{6n+2} and resnet{9n+2}_bottleneck"
 
 
+def _fits(name: NetworkName) -> bool:
+    return name.blocks_per_stage > 0 and (name.layers - 2) % name.layers_per_block == 0
+
+
 def _nearest(wrong: NetworkName) -> list[str]:
-    """The valid names on both sides of a depth that does not fit."""
+    """The valid names on both sides of a depth that does not fit, and the bottleneck net that has it."""
     unit = wrong.layers_per_block
     depths = (unit * n + 2 for n in range(1, max(2, wrong.layers // unit + 3)))
     valid = [depth for depth in depths if wrong.bottleneck or depth not in IMAGENET_DEPTHS]
     two = sorted(sorted(valid, key=lambda depth: abs(depth - wrong.layers))[:2])
-    return [str(NetworkName(wrong.family, depth, wrong.bottleneck)) for depth in two]
+    names = [NetworkName(wrong.family, depth, wrong.bottleneck) for depth in two]
+    other = NetworkName("resnet", wrong.layers, bottleneck=True)
+    return [str(name) for name in ([other] if _fits(other) else []) + names]
 
 
-def create_model(name: str, *, num_classes: int = 10, shortcut: str | None = None) -> ResNet:
+def create_model(
+    name: str,
+    *,
+    num_classes: int = 10,
+    shortcut: str | None = None,
+    checkpoint_activations: bool = False,
+) -> ResNet:
     """Create a network of the paper with fresh weights from torch's global random generator.
 
     Args:
@@ -80,6 +95,7 @@ def create_model(name: str, *, num_classes: int = 10, shortcut: str | None = Non
         shortcut: "A" (zero-padded identity, the paper's choice on CIFAR and the default),
             "B" (projection where dimensions change) or "C" (projections everywhere).
             Plain nets have none and take none.
+        checkpoint_activations: train with less memory and a third more time; see `ResNet`.
 
     Raises:
         UsageError: the name, the shortcut option or the number of classes does not fit.
@@ -88,7 +104,8 @@ def create_model(name: str, *, num_classes: int = 10, shortcut: str | None = Non
     if num_classes < 1:
         raise UsageError(f"num_classes must be at least 1, not {num_classes}")
     block = Bottleneck if parsed.bottleneck else BasicBlock
-    return ResNet(block, parsed.blocks_per_stage, resolve_shortcut(name, shortcut), num_classes)
+    option = resolve_shortcut(name, shortcut)
+    return ResNet(block, parsed.blocks_per_stage, option, num_classes, checkpoint_activations)
 
 
 def resolve_shortcut(name: str, shortcut: str | None) -> str | None:

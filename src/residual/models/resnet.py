@@ -3,9 +3,10 @@
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .blocks import BasicBlock, Bottleneck, conv
+from .fused import bn_relu
+from .recompute import checkpointed
 
 WIDTHS = (16, 32, 64)
 
@@ -18,6 +19,8 @@ class ResNet(nn.Module):
         blocks_per_stage: the paper's n.
         shortcut: "A", "B" or "C"; None for a plain net.
         num_classes: length of the output.
+        checkpoint_activations: keep only the maps between stretches of blocks and compute the others
+            again in the backward pass: less memory, a third more time, the same result.
 
     The state dict's keys are torchvision's: `conv1`, `bn1`, `layer1.0.conv1`,
     `layer2.0.downsample.0`, `fc`. `config` is None until the network comes from a model folder.
@@ -31,26 +34,29 @@ class ResNet(nn.Module):
         blocks_per_stage: int,
         shortcut: str | None,
         num_classes: int = 10,
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
+        self.checkpoint_activations = checkpoint_activations
         self.conv1 = conv(3, WIDTHS[0], 3)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
-        width_in = WIDTHS[0]
-        for index, width in enumerate(WIDTHS, start=1):
+        stages, width_in = [], WIDTHS[0]
+        for index, width in enumerate(WIDTHS):
             blocks = []
             for position in range(blocks_per_stage):
-                stride = 2 if index > 1 and position == 0 else 1
+                stride = 2 if index > 0 and position == 0 else 1
                 blocks.append(block(width_in, width, stride, shortcut))
                 width_in = width * block.expansion
-            self.add_module(f"layer{index}", nn.Sequential(*blocks))
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3 = stages
         self.fc = nn.Linear(width_in, num_classes)
         initialise(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Map pictures [N, 3, H, W] to the last stage's maps [N, C, H / 4, W / 4]."""
-        x = F.relu(self.bn1(self.conv1(x)))
-        for index in range(1, len(WIDTHS) + 1):
-            x = self.get_submodule(f"layer{index}")(x)
+        x = bn_relu(self.bn1, self.conv1(x))
+        for stage in (self.layer1, self.layer2, self.layer3):
+            x = checkpointed(stage, x) if self.checkpoint_activations and self.training else stage(x)
         return x
 
     def forward(self, x: Tensor) -> Tensor:

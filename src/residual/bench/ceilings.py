@@ -1,0 +1,70 @@
+"""What the machine can do at most, and what a training step asks of it."""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ..models import complexity, create_model
+
+REPEATS = 7
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """Measure the rate of a large matrix product, in operations (two a multiply-add) a second."""
+    size = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    return 2 * size**3 / _best_seconds(lambda: a @ a, device)
+
+
+def copy_rate(device: torch.device) -> float:
+    """Measure the rate of a copy that no cache holds, in bytes read plus written a second."""
+    source = torch.zeros(1 << 27, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / _best_seconds(lambda: target.copy_(source), device)
+
+
+def step_operations(name: str, batch_size: int) -> int:
+    """Count a training step's operations in convolutions and the fully connected layer.
+
+    Forward, gradient of the maps, gradient of the weights: three times two a multiply-add, less the
+    gradient of the pictures, which nobody needs.
+    """
+    first = 32 * 32 * 3 * 9 * 16
+    return 2 * batch_size * (3 * complexity(name).multiply_adds - first)
+
+
+def step_bytes(name: str, batch_size: int, element_size: int = 4) -> int:
+    """Count the least traffic of a training step whose maps fit no cache, each operation by itself.
+
+    A convolution's output of E elements is written once and read by BN (statistics and scaling count as
+    one pass); BN + ReLU write one map; the backward pass reads that map, its gradient and the
+    convolution's output and writes a gradient; both gradients of the next convolution read theirs
+    and the map: ten passes of E elements for each convolution.
+    """
+    elements = []
+
+    def count(_module: nn.Module, _input: object, output: torch.Tensor) -> None:
+        elements.append(output.numel())
+
+    with torch.device("meta"):
+        network = create_model(name).eval()
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(count)
+        network(torch.zeros(1, 3, 32, 32))
+    return 10 * sum(elements) * batch_size * element_size
+
+
+def _best_seconds(work: Callable[[], object], device: torch.device) -> float:
+    seconds = []
+    for _ in range(REPEATS + 1):  # the first only warms up
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[1:])

@@ -1,0 +1,141 @@
+"""Contestants that take turns, each in a process of its own, so that figures of one run can be compared.
+
+A contestant is a generator in `baseline.py` or `ours.py` that does one step of its work each time the
+next one is asked for. Nothing that one sets for its own speed reaches another, and each has its own peak of
+memory.
+"""
+
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+Work = Callable[..., Iterator[Any]]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure's median over the repeats, and the smallest and largest."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> "Spread":
+        """Summarise the repeats."""
+        return cls(statistics.median(values), min(values), max(values))
+
+    def __str__(self) -> str:
+        digits = 2 if self.median < 100 else 0
+        return f"{self.median:,.{digits}f} ({self.low:,.{digits}f} to {self.high:,.{digits}f})"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a contestant reached: pictures a second, its process's peak of memory, each repeat."""
+
+    images_per_second: Spread
+    peak_mib: int
+    repeats: list[float]
+
+    def ratio_to(self, other: "Outcome") -> Spread:
+        """Compare repeat by repeat, since neighbours in time saw the same machine."""
+        return Spread.of([a / b for a, b in zip(self.repeats, other.repeats, strict=True)])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return asdict(self)
+
+
+class Contestant:
+    """A process that works when it is told to.
+
+    Args:
+        work: a function that makes the generator.
+        arguments: its arguments.
+    """
+
+    def __init__(self, work: Work, arguments: Mapping[str, Any]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, work, dict(arguments)))
+        self._process.start()
+        theirs.close()
+
+    def seconds(self, steps: int) -> float:
+        """Take steps and return the seconds that they took."""
+        self._connection.send(steps)
+        taken: float = self._connection.recv()
+        return taken
+
+    def peak_mib(self) -> int:
+        """Return the most memory that the process has held, in MiB."""
+        self._connection.send(0)
+        peak: int = self._connection.recv()
+        return peak
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+        self._process.join(5)
+        self._process.kill()
+
+
+def _serve(connection: Connection, work: Work, arguments: dict[str, Any]) -> None:
+    steps = work(**arguments)
+    while True:
+        try:
+            count = connection.recv()
+        except EOFError:
+            return
+        if not count:
+            connection.send(_peak_mib())
+            continue
+        started = time.perf_counter()
+        for _ in range(count):
+            next(steps)
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()
+        connection.send(time.perf_counter() - started)
+
+
+def _peak_mib() -> int:
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return torch.cuda.max_memory_allocated() >> 20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> (20 if sys.platform == "darwin" else 10)
+
+
+def compare(
+    contestants: Mapping[str, tuple[Work, Mapping[str, Any]]], steps: int, repeats: int, batch_size: int
+) -> dict[str, Outcome]:
+    """Have contestants take turns: a warm-up each, then `repeats` rounds of `steps` steps."""
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    with ExitStack() as stack:
+        processes = {
+            name: stack.enter_context(Contestant(work, arguments))
+            for name, (work, arguments) in contestants.items()
+        }
+        for process in processes.values():
+            process.seconds(max(1, steps // 2))
+        for _ in range(repeats):
+            for name, process in processes.items():
+                rates[name].append(steps * batch_size / process.seconds(steps))
+        return {
+            name: Outcome(Spread.of(rates[name]), process.peak_mib(), rates[name])
+            for name, process in processes.items()
+        }

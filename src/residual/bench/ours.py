@@ -1,0 +1,105 @@
+"""What this package does, in the form in which `bench` measures it: the trainer, its batches, inference."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from .. import device as devices
+from ..data import Normalization, Split, TrainBatches
+from ..models import create_model, optimize_for_inference
+from ..optim import Guard, make_optimizer
+from ..progress import Reporter
+from ..quantization import quantize
+from ..recipe import Augment, Optimizer, Recipe
+from ..recipes import get_recipe
+from ..run import Run
+from ..trainer import Trainer, train_step
+
+
+def batches(batch_size: int) -> Iterator[None]:
+    """Make augmented batches as the trainer does, random draws included."""
+    source = _batches(batch_size, torch.device("cpu"))
+    step = 0
+    while True:
+        source[step]
+        step += 1
+        yield
+
+
+def train(name: str, batch_size: int, device: str, precision: str = "float32") -> Iterator[None]:
+    """Train by the paper's recipe with the trainer of `residual train`, one step at a time."""
+    where = devices.resolve_device(device)
+    devices.prepare(where)
+    recipe = get_recipe("paper", name).replace({"batch_size": batch_size, "precision": precision})
+    trainer = make_trainer(recipe, where)
+    while True:
+        trainer.train_one()
+        yield
+
+
+def train_checkpointed(name: str, batch_size: int) -> Iterator[None]:
+    """The same with activation checkpointing, on the CPU."""
+    devices.prepare(torch.device("cpu"))
+    recipe = get_recipe("paper", name).replace({"batch_size": batch_size, "checkpoint_activations": True})
+    trainer = make_trainer(recipe, torch.device("cpu"))
+    while True:
+        trainer.train_one()
+        yield
+
+
+def make_trainer(recipe: Recipe, device: torch.device) -> Trainer:
+    """Make a trainer on random pictures whose run folder is thrown away."""
+    torch.manual_seed(recipe.seed)
+    network = create_model(recipe.network, checkpoint_activations=recipe.checkpoint_activations)
+    network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    run = Run(Path(tempfile.gettempdir()))  # nothing is logged between the steps that are timed
+    return Trainer(recipe, network, _batches(recipe.batch_size, device), run, Reporter(enabled=False))
+
+
+def fitted(name: str, batch_size: int, *, fit: bool) -> Iterator[None]:
+    """Train on one batch again and again; with `fit`, the net has fitted it and gradients underflow."""
+    devices.prepare(torch.device("cpu"))
+    torch.manual_seed(0)
+    network = create_model(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = make_optimizer(network, Optimizer(learning_rate=0.1 if fit else 0.0))
+    guard = Guard(optimizer, torch.device("cpu"))
+    images = torch.randn(batch_size, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    batch = images, torch.arange(batch_size) % 10
+    if fit:
+        for step in range(60):
+            train_step(network, optimizer, guard, batch, step)
+        # further on the way that training takes: scores grow until the wrong classes' share is denormal
+        with torch.no_grad():
+            margins = network(images).topk(2).values
+            network.fc.weight.mul_(95 / float((margins[:, 0] - margins[:, 1]).median().clamp_min(0.1)))
+        optimizer.param_groups[0]["lr"] = 0.0  # stay in that state while it is timed
+    while True:
+        train_step(network, optimizer, guard, batch, 0)
+        yield
+
+
+def infer(name: str, batch_size: int, kind: str) -> Iterator[None]:
+    """Run the network folded ("folded") or quantised ("int8"), on random pictures."""
+    devices.prepare(torch.device("cpu"))
+    torch.manual_seed(0)
+    network = create_model(name).eval()
+    images = torch.randn(batch_size, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    with tempfile.TemporaryDirectory() as folder:
+        if kind == "int8":
+            ready: torch.nn.Module = quantize(network, torch.randn(64, 3, 32, 32), Path(folder) / "int8.onnx")
+        else:
+            ready = optimize_for_inference(network)
+        while True:
+            with torch.no_grad():
+                ready(images)
+            yield
+
+
+def _batches(batch_size: int, device: torch.device) -> TrainBatches:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (10_000, 32, 32, 3), generator=generator, dtype=torch.uint8)
+    split = Split(pixels, torch.arange(10_000) % 10)
+    normalization = Normalization.of(split)
+    return TrainBatches(split.to(device), normalization.to(device), batch_size, Augment(), seed=0)

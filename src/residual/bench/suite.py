@@ -1,0 +1,142 @@
+"""What `residual bench` measures: training, data, inference."""
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from ..models import parse_name
+from . import baseline, ceilings, ours
+from .contest import Outcome, Spread, Work, compare
+
+TRAIN_BATCH, INFER_BATCH = 128, 256
+Record = dict[str, Any]
+Contestants = dict[str, tuple[Work, Mapping[str, Any]]]
+
+
+def bench_train(name: str, device: torch.device, repeats: int) -> Record:
+    """Measure training steps, and the share of the machine's ceilings that they reach."""
+    if parse_name(name).layers > 200:
+        return _deep_step(name)
+    arguments = {"name": name, "batch_size": TRAIN_BATCH, "device": device.type}
+    contestants: Contestants = {
+        "ours": (ours.train, arguments),
+        "ours, bfloat16": (ours.train, {**arguments, "precision": "bfloat16"}),
+        "baseline, 0 workers": (baseline.train, {**arguments, "workers": 0}),
+        "baseline, 2 workers": (baseline.train, {**arguments, "workers": 2}),
+    }
+    found = compare(contestants, _steps(name, 40), repeats, TRAIN_BATCH)
+    matrix, memory = ceilings.matrix_rate(device), ceilings.copy_rate(device)
+    operations = ceilings.step_operations(name, TRAIN_BATCH)
+    traffic = ceilings.step_bytes(name, TRAIN_BATCH)
+    seconds = TRAIN_BATCH / found["ours"].images_per_second.median
+    return {
+        **_record("train", name, TRAIN_BATCH, found, "ours", ("baseline, 0 workers", "baseline, 2 workers")),
+        "matrix_rate": matrix,
+        "copy_rate": memory,
+        "step_operations": operations,
+        "step_bytes": traffic,
+        "share_of_matrix_rate": operations / seconds / matrix,
+        "share_of_copy_rate": traffic / seconds / memory,
+    }
+
+
+def bench_fitted(name: str, device: torch.device, repeats: int) -> Record:
+    """Measure a step of a net that has fitted its batch beside a fresh one's: denormals must not slow it."""
+    arguments = {"name": name, "batch_size": TRAIN_BATCH}
+    contestants: Contestants = {
+        "fresh": (ours.fitted, {**arguments, "fit": False}),
+        "fitted": (ours.fitted, {**arguments, "fit": True}),
+    }
+    found = compare(contestants, _steps(name, 10), repeats, TRAIN_BATCH)
+    return _record("fitted", name, TRAIN_BATCH, found, "fresh", ("fitted",))
+
+
+def bench_data(_name: str, _device: torch.device, repeats: int) -> Record:
+    """Measure augmented batches."""
+    arguments = {"batch_size": TRAIN_BATCH}
+    contestants: Contestants = {
+        "ours": (ours.batches, arguments),
+        "baseline, 0 workers": (baseline.batches, {**arguments, "workers": 0}),
+        "baseline, 2 workers": (baseline.batches, {**arguments, "workers": 2}),
+    }
+    found = compare(contestants, 70, repeats, TRAIN_BATCH)
+    return _record("data", "", TRAIN_BATCH, found, "ours", ("baseline, 0 workers", "baseline, 2 workers"))
+
+
+def bench_infer(name: str, _device: torch.device, repeats: int) -> Record:
+    """Measure inference on the CPU: eager in both layouts, folded, and INT8 where the extra is installed."""
+    arguments = {"name": name, "batch_size": INFER_BATCH}
+    contestants: Contestants = {
+        "eager, NCHW": (baseline.infer, {**arguments, "channels_last": False}),
+        "eager, channels_last": (baseline.infer, {**arguments, "channels_last": True}),
+        "folded": (ours.infer, {**arguments, "kind": "folded"}),
+    }
+    if all(map(importlib.util.find_spec, ("onnxruntime", "onnxscript", "onnx"))):
+        contestants["int8"] = (ours.infer, {**arguments, "kind": "int8"})
+    found = compare(contestants, _steps(name, 8), repeats, INFER_BATCH)
+    fast = "int8" if "int8" in found else "folded"
+    return _record("infer", name, INFER_BATCH, found, fast, [other for other in found if other != fast])
+
+
+SUITES: dict[str, tuple[Callable[[str, torch.device, int], Record], tuple[str, ...]]] = {
+    "train": (bench_train, ("resnet20",)),
+    "fitted": (bench_fitted, ("resnet20",)),
+    "data": (bench_data, ("",)),
+    "infer": (bench_infer, ("resnet20", "resnet56")),
+}
+
+
+def run_suites(what: str, models: list[str], device: torch.device, repeats: int) -> list[Record]:
+    """Run one suite, or all; each has its own networks where none are named."""
+    chosen = SUITES if what == "all" else {what: SUITES[what]}
+    return [
+        measure(name, device, repeats)
+        for suite, (measure, usual) in chosen.items()
+        for name in (usual if suite == "data" or not models else models)
+    ]
+
+
+def _deep_step(name: str) -> Record:
+    """Take one training step of a net too deep to repeat, with activation checkpointing."""
+    work = {"ours, checkpointed": (ours.train_checkpointed, {"name": name, "batch_size": TRAIN_BATCH})}
+    found = compare(work, 1, 1, TRAIN_BATCH)
+    return _record("train", name, TRAIN_BATCH, found, "ours, checkpointed", ())
+
+
+def _steps(name: str, of_resnet20: int) -> int:
+    """Fewer steps for deeper nets, so that a round takes about as long."""
+    return max(2, round(of_resnet20 * 20 / parse_name(name).layers))
+
+
+def _record(
+    kind: str, name: str, batch_size: int, found: dict[str, Outcome], fast: str, others: Any
+) -> Record:
+    return {
+        "kind": kind,
+        "network": name,
+        "batch_size": batch_size,
+        "images_per_second": {who: outcome.as_dict() for who, outcome in found.items()},
+        "ratios": {f"{fast} / {other}": vars(found[fast].ratio_to(found[other])) for other in others},
+    }
+
+
+def summary(record: Record) -> list[str]:
+    """Say in lines what a record holds."""
+    lines = [f"{record['kind']} {record['network']}, batch {record['batch_size']}"]
+    for who, outcome in record["images_per_second"].items():
+        rate = Spread(**outcome["images_per_second"])
+        milliseconds = 1000 * record["batch_size"] / rate.median
+        lines.append(
+            f"  {who:24} {rate} images/s, {milliseconds:.2f} ms a step, peak {outcome['peak_mib']:,} MiB"
+        )
+    lines += [f"  {pair:44} {Spread(**ratio)}" for pair, ratio in record["ratios"].items()]
+    if "matrix_rate" in record:
+        lines += [
+            f"  matrix product {record['matrix_rate'] / 1e9:,.0f} GFLOP/s, of which a step's "
+            f"{record['step_operations'] / 1e9:,.1f} GFLOP reach {record['share_of_matrix_rate']:.0%}",
+            f"  memory copy {record['copy_rate'] / 1e9:,.1f} GB/s, of which a step's "
+            f"{record['step_bytes'] / 1e9:,.2f} GB reach {record['share_of_copy_rate']:.0%}",
+        ]
+    return lines

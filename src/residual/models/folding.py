@@ -1,0 +1,38 @@
+"""Inference without BN: each BN layer's scale and shift put into the convolution before it."""
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from .resnet import ResNet
+
+
+def optimize_for_inference(network: ResNet) -> ResNet:
+    """Return a copy, in evaluation mode, with BN folded into the convolutions and channels-last weights.
+
+    It computes the same function but for rounding. The copy cannot be trained; its state dict
+    has other keys.
+    """
+    folded = copy.deepcopy(network).eval()
+    with torch.no_grad():
+        for module in list(folded.modules()):
+            if (
+                isinstance(module, nn.Sequential)
+                and len(module) == 2
+                and isinstance(module[1], nn.BatchNorm2d)
+            ):
+                _fold(module, "0", "1")  # a projection shortcut
+            for name, _ in list(module.named_children()):
+                if name.startswith("conv"):
+                    _fold(module, name, name.replace("conv", "bn"))
+    return folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _fold(parent: nn.Module, conv_name: str, bn_name: str) -> None:
+    conv, bn = parent.get_submodule(conv_name), parent.get_submodule(bn_name)
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(bn, nn.BatchNorm2d)
+    setattr(parent, conv_name, fuse_conv_bn_eval(conv, bn))
+    setattr(parent, bn_name, nn.Identity())
