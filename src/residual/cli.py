@@ -12,6 +12,7 @@ import typer
 
 from . import experiment, importing
 from . import recipe as recipes_module
+from . import report as report_module
 from ._version import __version__
 from .bench import SUITES, run_suites, summary
 from .data import DATASETS, load_dataset
@@ -339,6 +340,16 @@ def bench(
     for record in records:
         for line in summary(record):
             _print(line)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Option(help="The folder with the measured figures.")] = Path("results"),
+    output: Annotated[Path, typer.Option(help="The folder of the pages.")] = Path("docs"),
+) -> None:
+    """Make the pages of figures in `docs/` from the files in `results/` alone."""
+    for path in report_module.write_pages(results, output):
+        _print(str(path))
 
 
 @app.command()

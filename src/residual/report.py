@@ -1,0 +1,80 @@
+"""Pages of figures, made from the files in `results/` and from nothing else."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .errors import RunError
+from .files import write_text
+
+
+def write_pages(results: Path, output: Path) -> list[Path]:
+    """Write every page for which there are figures; return the files written.
+
+    Raises:
+        RunError: there are no figures, one of their files is damaged, or a page cannot be written.
+    """
+    try:
+        benches = {path.name: json.loads(path.read_text()) for path in sorted(results.glob("bench/*.json"))}
+        if not benches:
+            raise RunError(f"no figures in {results}")
+        write_text(output / "speed.md", speed_page(benches))
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"cannot make the pages: {type(error).__name__}: {error}") from error
+    return [output / "speed.md"]
+
+
+def speed_page(benches: dict[str, Any]) -> str:
+    """Write the page of speed: a section for each file of `residual bench --save`."""
+    lines = [
+        "# Speed",
+        "",
+        "Made by `residual report` from `results/bench/*.json`. Rates are in pictures a second: the median",
+        "of the rounds and, in brackets, the least and the most; ratios are taken round by round.",
+    ]
+    for name, bench in benches.items():
+        hardware = bench["hardware"]
+        machine = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} threads"
+        commit = (bench["commit"] or "unknown")[:12]
+        lines += [
+            "",
+            f"## {bench['date'][:10]}, {machine}",
+            "",
+            f"`{name}`: torch {bench['versions']['torch']}, commit {commit}, `{bench['command']}`",
+        ]
+        for record in bench["records"]:
+            lines += ["", *_record(record)]
+    return "\n".join(lines) + "\n"
+
+
+def _record(record: dict[str, Any]) -> Iterable[str]:
+    """Write one measurement as a table of rates and a list of ratios."""
+    rounds = len(next(iter(record["images_per_second"].values()))["repeats"])
+    yield f"### {record['kind']} {record['network']}, batch {record['batch_size']}, {rounds} rounds"
+    yield ""
+    yield "| | pictures a second | milliseconds a step | peak memory, MiB |"
+    yield "|---|---|---|---|"
+    for who, outcome in record["images_per_second"].items():
+        rate = outcome["images_per_second"]
+        step = 1000 * record["batch_size"] / rate["median"]
+        yield f"| {who} | {_spread(rate)} | {step:,.2f} | {outcome['peak_mib']:,} |"
+    yield ""
+    for pair, ratio in record["ratios"].items():
+        yield f"- {pair}: **{ratio['median']:.2f}** ({ratio['low']:.2f} to {ratio['high']:.2f})"
+    if "matrix_rate" in record:
+        yield (
+            f"- a step's {record['step_operations'] / 1e9:,.1f} GFLOP reach "
+            f"**{record['share_of_matrix_rate']:.0%}** of the {record['matrix_rate'] / 1e9:,.0f} GFLOP/s "
+            "measured for a matrix product"
+        )
+        yield (
+            f"- its {record['step_bytes'] / 1e9:,.2f} GB of least traffic reach "
+            f"**{record['share_of_copy_rate']:.0%}** of the {record['copy_rate'] / 1e9:,.1f} GB/s "
+            "measured for a copy"
+        )
+
+
+def _spread(values: dict[str, float]) -> str:
+    digits = 2 if values["median"] < 100 else 0
+    return f"{values['median']:,.{digits}f} ({values['low']:,.{digits}f} to {values['high']:,.{digits}f})"

@@ -1,0 +1,111 @@
+"""The bench: contestants take turns in processes of their own, counts are right, pages come from files."""
+
+import json
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+
+from residual import report
+from residual.bench import baseline, ceilings, ours, summary
+from residual.bench.contest import Outcome, Spread, compare
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def note(path, who):
+    """A contestant that writes down each of its steps."""
+    for _ in count():
+        with Path(path).open("a") as file:
+            file.write(who)
+        yield
+
+
+def test_contestants_take_turns_after_a_warm_up(tmp_path):
+    path = tmp_path / "steps"
+    found = compare({who: (note, {"path": str(path), "who": who}) for who in "ab"}, 4, 3, batch_size=10)
+    assert path.read_text() == "aabb" + 3 * "aaaabbbb"
+    assert all(len(found[who].repeats) == 3 and found[who].peak_mib > 10 for who in "ab")
+
+
+def test_ratios_are_taken_round_by_round():
+    slow, fast = (Outcome(Spread.of(rates), 1, rates) for rates in ([10.0, 1.0, 10.0], [20.0, 3.0, 30.0]))
+    assert fast.ratio_to(slow) == Spread(3, 2, 3)
+
+
+def test_a_steps_operations_and_bytes():
+    assert ceilings.step_operations("resnet20", 128) == 2 * 128 * (3 * 40_551_040 - 3 * 9 * 16 * 1024)
+    maps = 7 * 16 * 32 * 32 + 6 * 32 * 16 * 16 + 6 * 64 * 8 * 8  # the output of each 3x3 convolution
+    assert ceilings.step_bytes("resnet20", 128) == 10 * maps * 128 * 4
+
+
+def test_bench_data_on_the_command_line(cli, tmp_path):
+    code, out, err = cli("bench", "data", "--repeats", "1", "--save", str(tmp_path), "--json")
+    assert (code, err) == (0, "")
+    printed = json.loads(out)
+    (saved,) = tmp_path.iterdir()
+    assert json.loads(saved.read_text()) == printed
+    assert {"hardware", "versions", "commit", "command"} <= printed.keys()
+    rates = printed["records"][0]["images_per_second"]
+    assert all(rate["images_per_second"]["median"] > 0 for rate in rates.values())
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        partial(ours.train, "resnet8", 16, "cpu"),
+        partial(ours.train_checkpointed, "resnet8", 16),
+        partial(ours.infer, "resnet8", 16, "folded"),
+        partial(ours.fitted, "resnet8", 16, fit=False),
+        partial(baseline.train, "resnet8", 16, 0, "cpu"),
+        partial(baseline.infer, "resnet8", 16, channels_last=True),
+    ],
+    ids=lambda work: f"{work.func.__module__}.{work.func.__name__}",
+)
+def test_every_contestant_works(steps):
+    work = steps()
+    for _ in range(3):
+        next(work)
+
+
+def test_the_fitted_nets_gradients_underflow():
+    """Without flushing, the case that is timed would hold denormals: its loss is far below 1e-30."""
+    work = ours.fitted("resnet8", 16, fit=True)
+    next(work)
+    local = work.gi_frame.f_locals
+    with torch.no_grad():
+        scores = local["network"](local["images"]).topk(2).values
+    assert float((scores[:, 0] - scores[:, 1]).median()) > 80
+
+
+def test_a_summary_shows_rates_ratios_and_shares():
+    outcome = Outcome(Spread(1000, 900, 1100), 500, [1000.0])
+    record = {"kind": "train", "network": "resnet20", "batch_size": 128}
+    record |= {
+        "images_per_second": {"ours": outcome.as_dict()},
+        "ratios": {"a / b": vars(Spread(1.5, 1.4, 1.6))},
+    }
+    record |= {"matrix_rate": 2e11, "copy_rate": 4e10, "step_operations": 31e9, "step_bytes": 1e9}
+    lines = summary({**record, "share_of_matrix_rate": 0.5, "share_of_copy_rate": 0.25})
+    assert "1,000 (900 to 1,100) images/s, 128.00 ms" in lines[1]
+    assert "1.50 (1.40 to 1.60)" in lines[2]
+    assert lines[3].endswith("reach 50%")
+
+
+def test_bench_knows_what_it_measures(cli):
+    assert cli("bench", "nothing")[0] == 2
+
+
+def test_the_page_of_speed_comes_from_the_files_alone(tmp_path):
+    if not list((ROOT / "results" / "bench").glob("*.json")):
+        pytest.skip("no figures yet")
+    report.write_pages(ROOT / "results", tmp_path)
+    assert (tmp_path / "speed.md").read_text() == (ROOT / "docs" / "speed.md").read_text()
+
+
+def test_no_figures_no_page(cli, tmp_path):
+    code, _, err = cli("report", "--results", str(tmp_path), "--output", str(tmp_path))
+    assert code == 5
+    assert "no figures" in err
