@@ -7,18 +7,8 @@ SOURCE = Path(__file__).parent.parent / "src" / "residual"
 # A module may import from those to its left and from its own package.
 ORDER = (
     *("_version", "errors", "files", "models", "recipe", "recipes", "data", "device", "metrics", "optim"),
-    *(
-        "evaluation",
-        "checkpoint",
-        "model_folder",
-        "run",
-        "progress",
-        "plot",
-        "trainer",
-        "importing",
-        "report",
-    ),
-    *("experiment", "quantization", "bench", "cli", "__init__", "__main__"),
+    *("evaluation", "quantization", "checkpoint", "model_folder", "run", "progress", "plot", "trainer"),
+    *("importing", "report", "experiment", "bench", "cli", "__init__", "__main__"),
 )
 
 

@@ -168,11 +168,12 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="Another data set than the model's own.")] = None,
     data_dir: DataDir = None,
     device: Device = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantised to 8 bits; needs the extra int8.")] = False,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on the test set: error, top-5, loss, per-class error, confusion matrix."""
     network = load_model(model)
-    found = experiment.evaluate(network, data=data, data_dir=data_dir, device=device)
+    found = experiment.evaluate(network, data=data, data_dir=data_dir, device=device, int8=int8)
     if as_json:
         _print_json(found.as_dict())
     else:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -17,9 +18,10 @@ from .data import Dataset, Normalization, Split, TrainBatches, hold_out, load_da
 from .errors import CheckpointError, RunError
 from .evaluation import Evaluation, evaluate_split
 from .model_folder import ModelConfig, load_model, model_card, save_model
-from .models import ResNet, create_model
+from .models import ResNet, create_model, rule_fuses
 from .plot import plot_runs
 from .progress import Reporter
+from .quantization import CALIBRATION_IMAGES, quantize
 from .recipe import Recipe, differences
 from .run import Run, environment_facts
 from .trainer import Trainer
@@ -56,13 +58,16 @@ class _Prepared:
         return evaluate_split(network or self.network, split, self.normalization, self.device)
 
 
-def _facts(prepared: _Prepared, data_dir: str | Path | None) -> dict[str, Any]:
+def _facts(recipe: Recipe, prepared: _Prepared, data_dir: str | Path | None) -> dict[str, Any]:
     """Gather what `environment.json` records."""
     return {
         **environment_facts(devices.describe(prepared.device)),
         "data_dir": str(Path(data_dir).resolve()) if data_dir is not None else None,
         "holdout_sha256": prepared.holdout_sha256,
         "denormals_flushed": prepared.denormals_flushed,
+        "bn_relu": "fused"
+        if rule_fuses(prepared.device, recipe.precision, recipe.channels_last)
+        else "plain",
     }
 
 
@@ -90,7 +95,7 @@ def train(
     if output is not None and Path(output).exists():
         raise RunError(f"{output} exists already: a run is never overwritten")
     prepared = _prepare(recipe, data_dir, device)
-    facts = _facts(prepared, data_dir)
+    facts = _facts(recipe, prepared, data_dir)
     run = Run.create(None if output is None else Path(output), recipe, facts)
     with run.locked():
         return _execute(run, recipe, prepared, Reporter(not quiet))
@@ -122,8 +127,9 @@ def resume(
     began = run.environment
     data_dir = data_dir or began.get("data_dir")
     prepared = _prepare(run.recipe, data_dir, device or began["hardware"]["device"])
+    facts = _facts(run.recipe, prepared, data_dir)
     with run.locked():
-        return _execute(run, run.recipe, prepared, Reporter(not quiet), _facts(prepared, data_dir))
+        return _execute(run, run.recipe, prepared, Reporter(not quiet), facts)
 
 
 def evaluate(
@@ -132,6 +138,7 @@ def evaluate(
     data: str | None = None,
     data_dir: str | Path | None = None,
     device: str | None = None,
+    int8: bool = False,
 ) -> Evaluation:
     """Evaluate a network from a model folder on its data set's test part, each picture once.
 
@@ -140,6 +147,7 @@ def evaluate(
         data: another data set than the one it was trained on.
         data_dir: see `load_dataset`.
         device: see `train`.
+        int8: evaluate the network quantised to 8 bits, on the CPU, calibrated on training pictures.
 
     Raises:
         ResidualError: the model or the data cannot be loaded, or they do not fit each other.
@@ -154,6 +162,11 @@ def evaluate(
         raise CheckpointError(
             f"{dataset.name} has {len(dataset.class_names)} classes, not {len(config.class_names)}"
         )
+    if int8:
+        pictures = config.normalization.apply(dataset.train.images[:CALIBRATION_IMAGES])
+        with TemporaryDirectory() as folder:
+            quantised = quantize(network, pictures.permute(0, 3, 1, 2), Path(folder) / "int8.onnx")
+            return evaluate_split(quantised, dataset.test, config.normalization, torch.device("cpu"))
     network = copy.deepcopy(network)  # the caller's stays where it is
     network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return evaluate_split(network, dataset.test, config.normalization, where)

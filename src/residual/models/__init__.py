@@ -2,6 +2,7 @@
 
 from .counting import Complexity, complexity
 from .folding import optimize_for_inference
+from .fused import rule_fuses
 from .registry import create_model, list_models, parse_name, resolve_shortcut
 from .resnet import ResNet
 
@@ -14,4 +15,5 @@ __all__ = [
     "optimize_for_inference",
     "parse_name",
     "resolve_shortcut",
+    "rule_fuses",
 ]
