@@ -56,7 +56,7 @@ def test_bench_data_on_the_command_line(cli, tmp_path):
     "steps",
     [
         partial(ours.train, "resnet8", 16, "cpu"),
-        partial(ours.train_checkpointed, "resnet8", 16),
+        partial(ours.train, "resnet8", 16, "cpu", checkpoint_activations=True),
         partial(ours.infer, "resnet8", 16, "folded"),
         partial(ours.fitted, "resnet8", 16, fit=False),
         partial(baseline.train, "resnet8", 16, 0, "cpu"),

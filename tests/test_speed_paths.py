@@ -9,7 +9,7 @@ import residual
 from residual.models import fused
 from residual.optim import Guard, make_optimizer
 from residual.recipe import Optimizer
-from residual.trainer import train_step
+from residual.step import train_step
 
 CPU = torch.device("cpu")
 NAMES = ["resnet8", "plain8", "resnet11_bottleneck"]

@@ -7,8 +7,19 @@ SOURCE = Path(__file__).parent.parent / "src" / "residual"
 # A module may import from those to its left and from its own package.
 ORDER = (
     *("_version", "errors", "files", "models", "recipe", "recipes", "data", "device", "metrics", "optim"),
-    *("evaluation", "quantization", "checkpoint", "model_folder", "run", "progress", "plot", "trainer"),
-    *("importing", "report", "experiment", "bench", "cli", "__init__", "__main__"),
+    *(
+        "evaluation",
+        "quantization",
+        "checkpoint",
+        "model_folder",
+        "run",
+        "progress",
+        "plot",
+        "step",
+        "captured",
+        "trainer",
+    ),
+    *("importing", "report", "experiment", "jobs", "bench", "cli", "__init__", "__main__"),
 )
 
 

@@ -19,7 +19,8 @@ from residual.metrics import Window
 from residual.optim import Guard, make_optimizer
 from residual.recipe import Augment, Optimizer
 from residual.run import Run
-from residual.trainer import Trainer, train_step
+from residual.step import train_step
+from residual.trainer import Trainer
 
 SMALL = {"iterations": 24, "batch_size": 32, "log_every": 5, "checkpoint_every": 7, "evaluate_every": 12}
 

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import statistics
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -23,9 +24,11 @@ from .device import resolve_device
 from .errors import DataError, ResidualError, UsageError
 from .evaluation import Evaluation
 from .files import write_json
+from .jobs import Job, run_jobs
 from .model_folder import load_model
 from .models import complexity, list_models
 from .plot import plot_runs
+from .recipe import Recipe
 from .recipes import RECIPES, get_recipe
 from .run import Run, environment_facts
 
@@ -90,6 +93,8 @@ def train(
     override: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe.")
     ] = None,
+    seeds: Annotated[int, typer.Option(help="Train with seeds 0 to N-1, each in a folder in --output.")] = 0,
+    jobs: Annotated[int, typer.Option(help="With --seeds: so many runs at once.")] = 1,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run, as if never stopped.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -104,11 +109,28 @@ def train(
         raise UsageError("which network? For example: residual train resnet20; 'residual models' lists them")
     else:
         chosen = get_recipe(recipe or DEFAULT_RECIPES.get(data or "", "paper"), model).replace(changes)
+        if seeds:
+            _train_seeds(chosen, seeds, jobs, output, data_dir=data_dir, device=device)
+            return
         result = experiment.train(chosen, output=output, data_dir=data_dir, device=device, quiet=False)
     if as_json:
         _print_json(result.figures)
     else:
         _print_result(result, data_dir)
+
+
+def _train_seeds(recipe: Recipe, seeds: int, jobs: int, output: Path | None, **where: Any) -> None:
+    """Train a recipe with several seeds; runs that are there already are finished or left as they are."""
+    if output is None or min(seeds, jobs) < 1:
+        raise UsageError("--seeds N takes --output FOLDER for its runs, and N and --jobs of at least 1")
+    planned = [Job(recipe.replace({"seed": n}), output / f"{recipe.network}-seed{n}") for n in range(seeds)]
+    codes = run_jobs(planned, jobs, **where, finished=lambda job, code: _print(f"{job.output}: exit {code}"))
+    errors = [Run.open(path).result["error"] for path, code in codes.items() if code == 0]  # type: ignore[index]
+    if errors:
+        spread = statistics.stdev(errors) if len(errors) > 1 else 0.0
+        _print(f"test error {statistics.mean(errors):.2f} +- {spread:.2f} % over {len(errors)} seeds")
+    if any(codes.values()):
+        raise typer.Exit(max(codes.values()))
 
 
 def _resume(

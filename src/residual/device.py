@@ -91,7 +91,8 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     """Compute convolutions and matrix products in bfloat16 where the recipe asks for it."""
     if precision == "float32":
         return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+    # no cache of cast weights: a captured graph must cast them at each replay
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
 def synchronize(device: torch.device) -> None:

@@ -77,6 +77,7 @@ def train(
     output: str | Path | None = None,
     data_dir: str | Path | None = None,
     device: str | None = None,
+    dataset: Dataset | None = None,
     quiet: bool = True,
 ) -> Result:
     """Train a network by a recipe, in a new run folder.
@@ -86,6 +87,7 @@ def train(
         output: the run folder, which must not exist; by default `runs/DATE-NETWORK-seedSEED`.
         data_dir: see `load_dataset`.
         device: "cuda", "mps" or "cpu"; by default the fastest there is.
+        dataset: the recipe's data, where it is in memory already.
         quiet: show no progress.
 
     Raises:
@@ -94,7 +96,7 @@ def train(
     """
     if output is not None and Path(output).exists():
         raise RunError(f"{output} exists already: a run is never overwritten")
-    prepared = _prepare(recipe, data_dir, device)
+    prepared = _prepare(recipe, data_dir, device, dataset)
     facts = _facts(recipe, prepared, data_dir)
     run = Run.create(None if output is None else Path(output), recipe, facts)
     with run.locked():
@@ -107,6 +109,7 @@ def resume(
     recipe: Recipe | None = None,
     data_dir: str | Path | None = None,
     device: str | None = None,
+    dataset: Dataset | None = None,
     quiet: bool = True,
 ) -> Result:
     """Go on with a run as if it had never stopped; a finished run is left as it is.
@@ -126,7 +129,7 @@ def resume(
         return Result(run.path, run.result)
     began = run.environment
     data_dir = data_dir or began.get("data_dir")
-    prepared = _prepare(run.recipe, data_dir, device or began["hardware"]["device"])
+    prepared = _prepare(run.recipe, data_dir, device or began["hardware"]["device"], dataset)
     facts = _facts(run.recipe, prepared, data_dir)
     with run.locked():
         return _execute(run, run.recipe, prepared, Reporter(not quiet), facts)
@@ -172,11 +175,13 @@ def evaluate(
     return evaluate_split(network, dataset.test, config.normalization, where)
 
 
-def _prepare(recipe: Recipe, data_dir: str | Path | None, device: str | None) -> _Prepared:
+def _prepare(
+    recipe: Recipe, data_dir: str | Path | None, device: str | None, dataset: Dataset | None
+) -> _Prepared:
     """Load and build all that a run needs; write nothing."""
     where = devices.resolve_device(device)
     flushed = devices.prepare(where)
-    dataset = load_dataset(recipe.data, data_dir)
+    dataset = dataset or load_dataset(recipe.data, data_dir)
     part, held, digest = dataset.train, None, None
     if recipe.holdout:
         part, held, digest = hold_out(dataset.train, recipe.holdout)

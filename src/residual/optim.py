@@ -1,5 +1,8 @@
 """The optimiser, its learning rate as a function of the step, the guard against bad losses."""
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -8,12 +11,19 @@ from .recipe import Optimizer, Recipe
 
 
 def make_optimizer(network: nn.Module, settings: Optimizer) -> torch.optim.SGD:
-    """Make SGD with momentum; weight decay acts on all weights, BN's and biases too (section 4.2)."""
+    """Make SGD with momentum; by default the decay acts on all weights, BN's too (section 4.2)."""
+    parameters = list(network.parameters())
+    groups: list[dict[str, Any]] = [{"params": parameters}]
+    if not settings.decay_all:
+        matrices = [p for p in parameters if p.dim() > 1]
+        vectors = [p for p in parameters if p.dim() <= 1]  # BN's scales and shifts, and biases
+        groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.SGD(
-        network.parameters(),
+        groups,
         lr=settings.learning_rate,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
+        nesterov=settings.nesterov,
         fused=True,
     )
 
@@ -30,8 +40,21 @@ def learning_rate(recipe: Recipe, step: int, warmup_end: int | None = None) -> f
     schedule = recipe.schedule
     if schedule.warmup_learning_rate and warmup_end is None:
         return schedule.warmup_learning_rate
+    if schedule.shape != "steps":
+        return recipe.optimizer.learning_rate * _rise_and_fall(
+            step, recipe.iterations, schedule.peak, schedule.shape == "cosine"
+        )
     drops = sum(step >= round(drop * recipe.iterations) for drop in schedule.drops)
     return recipe.optimizer.learning_rate * schedule.factor**drops
+
+
+def _rise_and_fall(step: int, iterations: int, peak: float, cosine: bool) -> float:
+    """Rise linearly to 1 at the fraction `peak` of the run, then fall, linearly or by a cosine, towards 0."""
+    rise = (step + 1) / max(1.0, peak * iterations)
+    fall = (iterations - step) / max(1.0, (1 - peak) * iterations)
+    if cosine:
+        fall = (1 - math.cos(math.pi * min(fall, 1.0))) / 2
+    return min(rise, fall, 1.0)
 
 
 class Guard:
@@ -48,7 +71,7 @@ class Guard:
         optimizer.found_inf = self.found  # type: ignore[attr-defined]
 
     @torch.no_grad()
-    def watch(self, loss: Tensor, step: int) -> None:
+    def watch(self, loss: Tensor, step: int | Tensor) -> None:
         """Look at a step's loss, before the optimiser acts on it.
 
         Raises:

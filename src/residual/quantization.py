@@ -1,7 +1,10 @@
 """INT8 inference by post-training quantisation with ONNX Runtime; install the extra `int8` for it."""
 
 import importlib
+import logging
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -49,7 +52,7 @@ def quantize(network: ResNet, calibration: Tensor, path: str | Path) -> Int8Netw
     """
     quantizer = _library("onnxruntime.quantization")
     _library("onnxscript")
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, _quietly():
         plain = Path(folder) / "float32.onnx"
         torch.onnx.export(
             optimize_for_inference(network).to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
@@ -72,6 +75,18 @@ def quantize(network: ResNet, calibration: Tensor, path: str | Path) -> Int8Netw
             per_channel=True,
         )
     return Int8Network(Path(path))
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep the exporters' notes about themselves from the user."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _reader(quantizer: Any, pictures: Tensor) -> Any:

@@ -54,17 +54,22 @@ class Optimizer(_Section):
     learning_rate: float = _number(0.1, 0, above=True)
     momentum: float = _number(0.9, 0, 1)
     weight_decay: float = _number(1e-4, 0)
+    nesterov: bool = False
+    decay_all: bool = True  # False keeps the decay off BN and biases
 
 
 @dataclass(frozen=True)
 class Schedule(_Section):
     """The learning rate's course: drops at fractions of the run, and a warm-up for deep nets.
 
+    The shapes "triangle" and "cosine" rise linearly until the fraction `peak` of the run, then fall to 0.
     The warm-up lasts until the training error of a window of `warmup_window` steps is under
     `warmup_error` percent (section 4.2, 110 layers); a rate of 0 means none.
     """
 
     _prefix = "schedule."
+    shape: str = _choice("steps", "steps", "triangle", "cosine")
+    peak: float = _number(0.2, 0, 1, above=True)
     drops: tuple[float, ...] = field(default=(0.5, 0.75), metadata={"low": 0, "high": 1, "above": True})
     factor: float = _number(0.1, 0, 1, above=True)
     warmup_learning_rate: float = _number(0.0, 0)
@@ -79,6 +84,7 @@ class Augment(_Section):
     _prefix = "augment."
     padding: int = _number(4, 0, 16)
     flip: bool = True
+    alternate_flip: bool = False  # each picture mirrored in every other epoch, instead of at random
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,8 @@ class Recipe(_Section):
 
     `iterations` is the length of the schedule; `stop_after` ends a run sooner without changing the
     schedule (0: never). `evaluate_every` counts only with a hold-out or with `curve = "test"`.
+    `capture` replays the step as one CUDA graph where there is CUDA; `compile` has torch.compile make
+    the network's kernels.
     """
 
     name: str = "custom"
@@ -102,8 +110,11 @@ class Recipe(_Section):
     log_every: int = _number(100, 1)
     evaluate_every: int = _number(400, 1)
     checkpoint_every: int = _number(400, 1)
+    label_smoothing: float = _number(0.0, 0, 1)
     precision: str = _choice("float32", "float32", "bfloat16")
     channels_last: bool = True
+    capture: bool = True
+    compile: bool = False
     deterministic: bool = False
     checkpoint_activations: bool = False
     recompute_batchnorm: bool = False

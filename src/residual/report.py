@@ -50,9 +50,14 @@ def speed_page(benches: dict[str, Any]) -> str:
 
 def _record(record: dict[str, Any]) -> Iterable[str]:
     """Write one measurement as a table of rates and a list of ratios."""
-    rounds = len(next(iter(record["images_per_second"].values()))["repeats"])
-    yield f"### {record['kind']} {record['network']}, batch {record['batch_size']}, {rounds} rounds"
+    yield f"### {record['kind']} {record['network']}, batch {record['batch_size']}"
     yield ""
+    if "steps_per_second" in record:
+        yield "| runs at once | steps a second in all |"
+        yield "|---|---|"
+        for copies, rate in record["steps_per_second"].items():
+            yield f"| {copies} | {_spread(rate)} |"
+        return
     yield "| | pictures a second | milliseconds a step | peak memory, MiB |"
     yield "|---|---|---|---|"
     for who, outcome in record["images_per_second"].items():
@@ -62,6 +67,8 @@ def _record(record: dict[str, Any]) -> Iterable[str]:
     yield ""
     for pair, ratio in record["ratios"].items():
         yield f"- {pair}: **{ratio['median']:.2f}** ({ratio['low']:.2f} to {ratio['high']:.2f})"
+    if "kernels" in record:
+        yield f"- {record['kernels']} kernels a step"
     if "matrix_rate" in record:
         yield (
             f"- a step's {record['step_operations'] / 1e9:,.1f} GFLOP reach "

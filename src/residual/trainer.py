@@ -4,15 +4,15 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
+from .captured import DeviceSteps
 from .checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from .data import TrainBatches
-from .device import autocast, synchronize
+from .device import synchronize
 from .errors import CheckpointError, InterruptedRunError, NonFiniteLossError, RunError
 from .evaluation import Evaluation
 from .metrics import Window
@@ -21,30 +21,9 @@ from .optim import Guard, learning_rate, make_optimizer
 from .progress import Reporter
 from .recipe import Recipe, differences, from_dict
 from .run import Run
+from .step import train_step
 
-
-def train_step(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    guard: Guard,
-    batch: tuple[Tensor, Tensor],
-    step: int,
-    precision: str = "float32",
-) -> tuple[Tensor, Tensor]:
-    """Take one step; the guard keeps a loss that is not finite away from the weights.
-
-    Returns:
-        The mean cross-entropy, a scalar, and the scores [B, classes], both on the device.
-    """
-    images, labels = batch
-    with autocast(images.device, precision):
-        logits = network(images)
-    loss = F.cross_entropy(logits.float(), labels)
-    loss.backward()  # type: ignore[no-untyped-call]
-    guard.watch(loss.detach(), step)
-    optimizer.step()
-    optimizer.zero_grad()
-    return loss.detach(), logits.detach()
+STRETCH = 500  # steps that the device's tables hold at most
 
 
 class Trainer:
@@ -81,6 +60,11 @@ class Trainer:
         self.best: dict[str, float] | None = None
         self.training_error: float | None = None  # of the last window that was logged
         self.seconds = 0.0  # of training alone
+        self.captured = recipe.capture and self.device.type == "cuda"
+        self.forward: nn.Module = network
+        if recipe.compile:
+            self.forward = cast(nn.Module, torch.compile(network))
+        self._device_steps: DeviceSteps | None = None
         self._logged_at = (0, 0.0)
         self._signal: int | None = None
 
@@ -99,8 +83,7 @@ class Trainer:
                 started = time.perf_counter()
                 self.train_one()
                 if self._due():
-                    synchronize(self.device)
-                    self.guard.check()
+                    self._wait()
                 self.seconds += time.perf_counter() - started
                 self._after_step()
                 if self._signal is not None:
@@ -108,20 +91,51 @@ class Trainer:
 
     def train_one(self) -> None:
         """Take the next step, and nothing beside it: no log, no evaluation, no checkpoint."""
+        if self.captured:
+            self._take_captured_step()
+        else:
+            self._take_eager_step()
+        self.step += 1
+        self.reporter.advance(self.step)
+
+    def _take_eager_step(self) -> None:
         rate = learning_rate(self.recipe, self.step, self.warmup_end)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        batch = self.batches[self.step]
+        images, labels = self.batches[self.step]
         if not self.recipe.channels_last:
-            batch = (batch[0].contiguous(), batch[1])
-        loss, logits = train_step(
-            self.network, self.optimizer, self.guard, batch, self.step, self.recipe.precision
-        )
-        self.window.add(loss, logits, batch[1])
+            images = images.contiguous()
+        how = (self.recipe.precision, self.recipe.label_smoothing)
+        loss, logits = train_step(self.forward, self.optimizer, self.guard, (images, labels), self.step, *how)
+        self.window.add(loss, logits, labels)
         if self._warming_up:
-            self.warmup_window.add(loss, logits, batch[1])
-        self.step += 1
-        self.reporter.advance(self.step)
+            self.warmup_window.add(loss, logits, labels)
+
+    def _take_captured_step(self) -> None:
+        if self._device_steps is None:
+            warms_up = [self.warmup_window] if self._warming_up else []
+            self._device_steps = DeviceSteps(
+                self.forward,
+                self.optimizer,
+                self.guard,
+                self.batches,
+                [self.window, *warms_up],
+                self.recipe,
+                STRETCH,
+            )
+        if self._device_steps.needs(self.step):
+            # no further than the next step that is looked at: there a warm-up may end and change the rates
+            steps = range(self.step, min(self.step + STRETCH, self._next_due()))
+            rates = [learning_rate(self.recipe, step, self.warmup_end) for step in steps]
+            self._device_steps.load(self.step, rates)
+        self._device_steps.run()
+
+    def _wait(self) -> None:
+        """Wait for the device, and make sure that all went as the host believes."""
+        synchronize(self.device)
+        self.guard.check()
+        if self._device_steps is not None:
+            self._device_steps.check(self.step)
 
     @property
     def _warming_up(self) -> bool:
@@ -132,11 +146,17 @@ class Trainer:
 
     def _due(self) -> bool:
         """Tell whether the device must be waited for: something will be read, written or evaluated."""
+        return self._signal is not None or any(map(self._every, self._periods()))
+
+    def _periods(self) -> list[int]:
         recipe = self.recipe
         periods = [recipe.log_every, recipe.checkpoint_every]
         periods += [recipe.evaluate_every] if self.evaluations else []
-        periods += [recipe.schedule.warmup_window] if self._warming_up else []
-        return self._signal is not None or any(map(self._every, periods))
+        return periods + ([recipe.schedule.warmup_window] if self._warming_up else [])
+
+    def _next_due(self) -> int:
+        """Return the first step after this one at which something is due."""
+        return min(self.recipe.last_step, *((self.step // period + 1) * period for period in self._periods()))
 
     def _after_step(self) -> None:
         recipe = self.recipe
@@ -157,8 +177,7 @@ class Trainer:
         """Save, unless this step was saved already, and leave."""
         assert self._signal is not None
         if not self._every(self.recipe.checkpoint_every):
-            synchronize(self.device)
-            self.guard.check()
+            self._wait()
             self._save("last")
         name = signal.Signals(self._signal).name
         hint = f"'residual train --resume {self.run.path}' goes on"
@@ -171,7 +190,7 @@ class Trainer:
         self._logged_at = (self.step, self.seconds)
         per_step = (self.seconds - seconds) / max(self.step - step, 1)
         images_per_second = self.recipe.batch_size / per_step
-        rate = self.optimizer.param_groups[0]["lr"]
+        rate = float(self.optimizer.param_groups[0]["lr"])
         self.run.log(
             {
                 "step": self.step,

@@ -8,12 +8,12 @@ memory.
 import multiprocessing
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -72,11 +72,19 @@ class Contestant:
         self._process.start()
         theirs.close()
 
-    def seconds(self, steps: int) -> float:
-        """Take steps and return the seconds that they took."""
+    def begin(self, steps: int) -> None:
+        """Have it take steps, and do not wait for it."""
         self._connection.send(steps)
+
+    def end(self) -> float:
+        """Wait for the steps that it was told to take; return the seconds that they took."""
         taken: float = self._connection.recv()
         return taken
+
+    def seconds(self, steps: int) -> float:
+        """Take steps and return the seconds that they took."""
+        self.begin(steps)
+        return self.end()
 
     def peak_mib(self) -> int:
         """Return the most memory that the process has held, in MiB."""
@@ -116,8 +124,11 @@ def _serve(connection: Connection, work: Work, arguments: dict[str, Any]) -> Non
 def _peak_mib() -> int:
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return torch.cuda.max_memory_allocated() >> 20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak >> (20 if sys.platform == "darwin" else 10)
+    status = Path("/proc/self/status")
+    if status.is_file():  # on Linux getrusage would give a process its parent's peak too
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) >> 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 20  # bytes on macOS
 
 
 def compare(
@@ -139,3 +150,17 @@ def compare(
             name: Outcome(Spread.of(rates[name]), process.peak_mib(), rates[name])
             for name, process in processes.items()
         }
+
+
+def together(work: Work, arguments: Mapping[str, Any], copies: int, steps: int, repeats: int) -> Spread:
+    """Have copies of a contestant work at the same time; return the steps a second of all of them."""
+    rates = []
+    with ExitStack() as stack:
+        processes = [stack.enter_context(Contestant(work, arguments)) for _ in range(copies)]
+        for process in processes:
+            process.seconds(max(1, steps // 2))
+        for _ in range(repeats):
+            for process in processes:
+                process.begin(steps)
+            rates.append(copies * steps / max([process.end() for process in processes]))
+    return Spread.of(rates)

@@ -3,8 +3,10 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from .. import device as devices
 from ..data import Normalization, Split, TrainBatches
@@ -15,7 +17,8 @@ from ..quantization import quantize
 from ..recipe import Augment, Optimizer, Recipe
 from ..recipes import get_recipe
 from ..run import Run
-from ..trainer import Trainer, train_step
+from ..step import train_step
+from ..trainer import Trainer
 
 
 def batches(batch_size: int) -> Iterator[None]:
@@ -28,25 +31,27 @@ def batches(batch_size: int) -> Iterator[None]:
         yield
 
 
-def train(name: str, batch_size: int, device: str, precision: str = "float32") -> Iterator[None]:
-    """Train by the paper's recipe with the trainer of `residual train`, one step at a time."""
+def train(name: str, batch_size: int, device: str, **changes: Any) -> Iterator[None]:
+    """Train by the paper's recipe, changed or not, with the trainer of `residual train`, step by step."""
     where = devices.resolve_device(device)
     devices.prepare(where)
-    recipe = get_recipe("paper", name).replace({"batch_size": batch_size, "precision": precision})
+    recipe = get_recipe("paper", name).replace({"batch_size": batch_size, **changes})
     trainer = make_trainer(recipe, where)
-    while True:
-        trainer.train_one()
-        yield
+    with devices.cuda_settings(recipe.deterministic):
+        while True:
+            trainer.train_one()
+            yield
 
 
-def train_checkpointed(name: str, batch_size: int) -> Iterator[None]:
-    """The same with activation checkpointing, on the CPU."""
-    devices.prepare(torch.device("cpu"))
-    recipe = get_recipe("paper", name).replace({"batch_size": batch_size, "checkpoint_activations": True})
-    trainer = make_trainer(recipe, torch.device("cpu"))
-    while True:
+def kernels_a_step(name: str, batch_size: int, **changes: Any) -> int:
+    """Count the kernels that one eager training step launches on CUDA."""
+    recipe = get_recipe("paper", name).replace({"batch_size": batch_size, "capture": False, **changes})
+    trainer = make_trainer(recipe, torch.device("cuda"))
+    trainer.train_one()
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
         trainer.train_one()
-        yield
+        torch.cuda.synchronize()
+    return sum(event.count for event in found.key_averages())
 
 
 def make_trainer(recipe: Recipe, device: torch.device) -> Trainer:

@@ -8,37 +8,63 @@ import torch
 
 from ..models import parse_name
 from . import baseline, ceilings, ours
-from .contest import Outcome, Spread, Work, compare
+from .contest import Outcome, Spread, Work, compare, together
 
 TRAIN_BATCH, INFER_BATCH = 128, 256
+# ways to train that are compared; the first is the one that the others and the ceilings are set against
+CPU_WAYS: dict[str, dict[str, Any]] = {"ours": {}, "ours, bfloat16": {"precision": "bfloat16"}}
+CUDA_WAYS: dict[str, dict[str, Any]] = {
+    "captured, bfloat16": {"precision": "bfloat16"},
+    "captured, compiled, bfloat16": {"precision": "bfloat16", "compile": True},
+    "eager, bfloat16": {"precision": "bfloat16", "capture": False},
+    "captured, float32": {},
+}
 Record = dict[str, Any]
 Contestants = dict[str, tuple[Work, Mapping[str, Any]]]
 
 
 def bench_train(name: str, device: torch.device, repeats: int) -> Record:
     """Measure training steps, and the share of the machine's ceilings that they reach."""
-    if parse_name(name).layers > 200:
+    if device.type == "cpu" and parse_name(name).layers > 200:
         return _deep_step(name)
     arguments = {"name": name, "batch_size": TRAIN_BATCH, "device": device.type}
-    contestants: Contestants = {
-        "ours": (ours.train, arguments),
-        "ours, bfloat16": (ours.train, {**arguments, "precision": "bfloat16"}),
-        "baseline, 0 workers": (baseline.train, {**arguments, "workers": 0}),
-        "baseline, 2 workers": (baseline.train, {**arguments, "workers": 2}),
+    ways = CUDA_WAYS if device.type == "cuda" else CPU_WAYS
+    contestants: Contestants = {way: (ours.train, {**arguments, **changes}) for way, changes in ways.items()}
+    baselines: Contestants = {
+        f"baseline, {workers} workers": (baseline.train, {**arguments, "workers": workers})
+        for workers in (0, 2)
     }
-    found = compare(contestants, _steps(name, 40), repeats, TRAIN_BATCH)
-    matrix, memory = ceilings.matrix_rate(device), ceilings.copy_rate(device)
+    found = compare(contestants | baselines, _steps(name, 40), repeats, TRAIN_BATCH)
+    fast, changes = next(iter(ways.items()))
+    half = changes.get("precision") == "bfloat16"
+    matrix = ceilings.matrix_rate(device, torch.bfloat16 if half else torch.float32)
+    memory = ceilings.copy_rate(device)
     operations = ceilings.step_operations(name, TRAIN_BATCH)
-    traffic = ceilings.step_bytes(name, TRAIN_BATCH)
-    seconds = TRAIN_BATCH / found["ours"].images_per_second.median
+    traffic = ceilings.step_bytes(name, TRAIN_BATCH, 2 if half else 4)
+    seconds = TRAIN_BATCH / found[fast].images_per_second.median
+    others = [other for other in found if other != fast]
     return {
-        **_record("train", name, TRAIN_BATCH, found, "ours", ("baseline, 0 workers", "baseline, 2 workers")),
+        **_record("train", name, TRAIN_BATCH, found, fast, others),
         "matrix_rate": matrix,
         "copy_rate": memory,
         "step_operations": operations,
         "step_bytes": traffic,
         "share_of_matrix_rate": operations / seconds / matrix,
         "share_of_copy_rate": traffic / seconds / memory,
+        **({"kernels": ours.kernels_a_step(name, TRAIN_BATCH, **changes)} if device.type == "cuda" else {}),
+    }
+
+
+def bench_jobs(name: str, device: torch.device, repeats: int) -> Record:
+    """Measure the steps a second of 1, 2, 4 and 8 runs on one device at the same time."""
+    changes = next(iter((CUDA_WAYS if device.type == "cuda" else CPU_WAYS).values()))
+    arguments = {"name": name, "batch_size": TRAIN_BATCH, "device": device.type, **changes}
+    rates = {
+        copies: together(ours.train, arguments, copies, _steps(name, 40), repeats) for copies in (1, 2, 4, 8)
+    }
+    return {
+        **_record("jobs", name, TRAIN_BATCH, {}, "", ()),
+        "steps_per_second": {str(copies): vars(rate) for copies, rate in rates.items()},
     }
 
 
@@ -76,8 +102,11 @@ def bench_infer(name: str, _device: torch.device, repeats: int) -> Record:
     if all(map(importlib.util.find_spec, ("onnxruntime", "onnxscript", "onnx"))):
         contestants["int8"] = (ours.infer, {**arguments, "kind": "int8"})
     found = compare(contestants, _steps(name, 8), repeats, INFER_BATCH)
-    fast = "int8" if "int8" in found else "folded"
-    return _record("infer", name, INFER_BATCH, found, fast, [other for other in found if other != fast])
+    eager = ("eager, NCHW", "eager, channels_last")
+    record = _record("infer", name, INFER_BATCH, found, "folded", eager)
+    if "int8" in found:
+        record["ratios"] |= _record("infer", name, INFER_BATCH, found, "int8", eager)["ratios"]
+    return record
 
 
 SUITES: dict[str, tuple[Callable[[str, torch.device, int], Record], tuple[str, ...]]] = {
@@ -85,12 +114,15 @@ SUITES: dict[str, tuple[Callable[[str, torch.device, int], Record], tuple[str, .
     "fitted": (bench_fitted, ("resnet20",)),
     "data": (bench_data, ("",)),
     "infer": (bench_infer, ("resnet20", "resnet56")),
+    "jobs": (bench_jobs, ("resnet20",)),
 }
 
 
 def run_suites(what: str, models: list[str], device: torch.device, repeats: int) -> list[Record]:
     """Run one suite, or all; each has its own networks where none are named."""
-    chosen = SUITES if what == "all" else {what: SUITES[what]}
+    chosen = {what: SUITES[what]} if what != "all" else {**SUITES}
+    if what == "all" and device.type == "cpu":
+        del chosen["jobs"]  # a CPU's cores are one run's already
     return [
         measure(name, device, repeats)
         for suite, (measure, usual) in chosen.items()
@@ -100,7 +132,8 @@ def run_suites(what: str, models: list[str], device: torch.device, repeats: int)
 
 def _deep_step(name: str) -> Record:
     """Take one training step of a net too deep to repeat, with activation checkpointing."""
-    work = {"ours, checkpointed": (ours.train_checkpointed, {"name": name, "batch_size": TRAIN_BATCH})}
+    arguments = {"name": name, "batch_size": TRAIN_BATCH, "device": "cpu", "checkpoint_activations": True}
+    work: Contestants = {"ours, checkpointed": (ours.train, arguments)}
     found = compare(work, 1, 1, TRAIN_BATCH)
     return _record("train", name, TRAIN_BATCH, found, "ours, checkpointed", ())
 
@@ -132,6 +165,10 @@ def summary(record: Record) -> list[str]:
             f"  {who:24} {rate} images/s, {milliseconds:.2f} ms a step, peak {outcome['peak_mib']:,} MiB"
         )
     lines += [f"  {pair:44} {Spread(**ratio)}" for pair, ratio in record["ratios"].items()]
+    for copies, rate in record.get("steps_per_second", {}).items():
+        lines.append(f"  {copies} at once: {Spread(**rate)} steps/s in all")
+    if "kernels" in record:
+        lines.append(f"  {record['kernels']} kernels a step")
     if "matrix_rate" in record:
         lines += [
             f"  matrix product {record['matrix_rate'] / 1e9:,.0f} GFLOP/s, of which a step's "

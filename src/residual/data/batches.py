@@ -28,13 +28,21 @@ class Draws:
     @classmethod
     def of_epoch(cls, seed: int, epoch: int, size: int, augment: Augment) -> "Draws":
         """Draw them from (seed, epoch) on the CPU, so that they are the same for every device."""
-        # the generator takes 32 bits of a seed and no more: multiples of 2^32 / 1.618 keep the epochs of
-        # seeds below a thousand over a million apart
-        generator = torch.Generator().manual_seed((seed * 2654435769 + epoch) % 2**32)
+        generator = _generator(seed, epoch)
         order = torch.randperm(size, generator=generator)
         offsets = torch.randint(2 * augment.padding + 1, (size, 2), generator=generator)
+        if augment.alternate_flip:
+            generator = _generator(seed, 0)
         flips = torch.rand(size, generator=generator) < (0.5 if augment.flip else 0.0)
+        if augment.flip and augment.alternate_flip and epoch % 2:
+            flips = ~flips
         return cls(order, offsets, flips)
+
+
+def _generator(seed: int, epoch: int) -> torch.Generator:
+    # a generator takes 32 bits of a seed and no more: multiples of 2^32 / 1.618 keep the epochs of seeds
+    # below a thousand over a million apart
+    return torch.Generator().manual_seed((seed * 2654435769 + epoch) % 2**32)
 
 
 def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor:
@@ -75,20 +83,28 @@ class TrainBatches:
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """Return step's pictures, float32 [B, 3, H, W] in channels-last memory, and labels [B]."""
-        draws = self._draws(step)
-        device = self.split.images.device
-        order = draws.order.to(device)
+        draws = self.draws(step * self.batch_size, self.batch_size)
+        return self.make(
+            draws.order.to(self.device), draws.offsets.to(self.device), draws.flips.to(self.device)
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pictures are."""
+        return self.split.images.device
+
+    def make(self, order: Tensor, offsets: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
+        """Make a batch of the pictures `order` [B], from draws on the device."""
         images = self.normalization.apply(self.split.images[order])
         if self.augment.padding or self.augment.flip:
-            offsets, flips = draws.offsets.to(device), draws.flips.to(device)
             images = crop_and_flip(images, offsets, flips, self.augment.padding)
         return images.permute(0, 3, 1, 2), self.split.labels[order]
 
-    def _draws(self, step: int) -> Draws:
-        """Cut the step's stretch out of the epochs that it lies in."""
+    def draws(self, position: int, count: int) -> Draws:
+        """Cut a stretch of the stream, by its first position and its length, out of its epochs."""
         size = len(self.split)
-        epoch, start = divmod(step * self.batch_size, size)
-        parts, missing = [], self.batch_size
+        epoch, start = divmod(position, size)
+        parts, missing = [], count
         while missing:
             whole = self._epoch(epoch)
             stop = min(start + missing, size)

@@ -1,0 +1,33 @@
+"""One training step: what the eager loop and the captured graph both compute."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .device import autocast
+from .optim import Guard
+
+
+def train_step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    guard: Guard,
+    batch: tuple[Tensor, Tensor],
+    step: int | Tensor,
+    precision: str = "float32",
+    label_smoothing: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Take one step; the guard keeps a loss that is not finite away from the weights.
+
+    Returns:
+        The mean cross-entropy, a scalar, and the scores [B, classes], both on the device.
+    """
+    images, labels = batch
+    optimizer.zero_grad()
+    with autocast(images.device, precision):
+        logits = network(images)
+    loss = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+    loss.backward()  # type: ignore[no-untyped-call]
+    guard.watch(loss.detach(), step)
+    optimizer.step()
+    return loss.detach(), logits.detach()
