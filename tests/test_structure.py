@@ -19,7 +19,7 @@ ORDER = (
         "captured",
         "trainer",
     ),
-    *("importing", "report", "experiment", "jobs", "bench", "cli", "__init__", "__main__"),
+    *("importing", "experiment", "jobs", "bench", "reproduce", "report", "cli", "__init__", "__main__"),
 )
 
 

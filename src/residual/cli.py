@@ -30,6 +30,8 @@ from .models import complexity, list_models
 from .plot import plot_runs
 from .recipe import Recipe
 from .recipes import RECIPES, get_recipe
+from .reproduce import TARGETS, Budget, plan
+from .reproduce import reproduce as reproduce_runs
 from .run import Run, environment_facts
 
 app = typer.Typer(
@@ -363,6 +365,38 @@ def bench(
     for record in records:
         for line in summary(record):
             _print(line)
+
+
+@app.command()
+def reproduce(
+    what: Annotated[str, typer.Argument(help=f"{', '.join(TARGETS)}.")],
+    models: Annotated[str | None, typer.Option(help="Networks, separated by commas.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Seeds 0 to N-1; by default the target's.")] = None,
+    recipe: Annotated[str, typer.Option(help="paper or fast.")] = "paper",
+    jobs: Annotated[int, typer.Option(help="So many runs at once.")] = 1,
+    budget: Annotated[str | None, typer.Option(help="Stop in time, for example 25m.")] = None,
+    data_dir: DataDir = None,
+    device: Device = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of every recipe.")
+    ] = None,
+    results: Annotated[Path, typer.Option(help="Where result files go.")] = Path("results/cifar10"),
+    runs: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/reproduce"),
+) -> None:
+    """Train the runs that a table or figure of the paper still needs; 'residual report' shows them."""
+    time = Budget.parse(budget)
+    planned = plan(what, recipe, [name for name in (models or "").split(",") if name], seeds)
+    planned = [one.replace(recipes_module.parse_overrides(override or [])) for one in planned]
+    reproduce_runs(
+        planned,
+        results=results,
+        runs=runs,
+        jobs=jobs,
+        budget=time,
+        data_dir=data_dir,
+        device=device,
+        say=_print,
+    )
 
 
 @app.command()

@@ -39,6 +39,7 @@ def run_jobs(
     data_dir: str | Path | None = None,
     device: str | None = None,
     finished: Callable[[Job, int], None] = lambda _job, _code: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[Path, int]:
     """Train runs, so many at once; a failed one does not stop the others.
 
@@ -47,6 +48,7 @@ def run_jobs(
         at_once: processes at a time; on a CPU they share its cores.
         data_dir, device: see `train`.
         finished: told of each run that ends, with its exit code.
+        stop: asked again and again; once it says so, the runs in progress are saved and none is begun.
 
     Returns:
         Each run folder's exit code; 0 is good.
@@ -64,14 +66,16 @@ def run_jobs(
     context = torch.multiprocessing.get_context("spawn")
     waiting, working, codes = list(jobs), dict[int, tuple[BaseProcess, Job]](), dict[Path, int]()
     with _StopSignals() as signals:
-        while working or (waiting and signals.number is None):
-            while waiting and len(working) < at_once and signals.number is None:
+        stopping = False
+        while working or (waiting and not stopping):
+            stopping = signals.number is not None or stop()
+            while waiting and len(working) < at_once and not stopping:
                 job = waiting.pop(0)
                 arguments = (job, datasets[job.recipe.data], data_dir, device, threads)
                 process: BaseProcess = context.Process(target=_work, args=arguments)
                 process.start()
                 working[process.sentinel] = (process, job)
-            if signals.number is not None:
+            if stopping:
                 for running, _ in working.values():
                     running.terminate()
             for sentinel in wait(list(working), timeout=0.5):

@@ -1,6 +1,7 @@
 """Curves of runs in the manner of Figure 6: error against iterations, training dashed, test bold."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import matplotlib
@@ -15,6 +16,11 @@ from .run import Run
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
+def style() -> AbstractContextManager[None]:
+    """Draw in this project's manner meanwhile."""
+    return matplotlib.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
+
+
 def plot_runs(runs: Sequence[Run], path: Path) -> None:
     """Draw the runs' curves into a PNG.
 
@@ -24,7 +30,7 @@ def plot_runs(runs: Sequence[Run], path: Path) -> None:
     """
     if path.suffix != ".png":
         raise UsageError(f"the picture is a PNG: give it a name that ends in .png, not {path}")
-    with matplotlib.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
+    with style():
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.add_subplot()
         tops = [_draw(axes, run, COLOURS[index % len(COLOURS)]) for index, run in enumerate(runs)]

@@ -7,6 +7,10 @@ from typing import Any
 
 from .errors import RunError
 from .files import write_text
+from .models import list_models
+from .reproduce.figures import figure_6, figure_7
+from .reproduce.page import results_page
+from .reproduce.results import load_results
 
 
 def write_pages(results: Path, output: Path) -> list[Path]:
@@ -17,12 +21,26 @@ def write_pages(results: Path, output: Path) -> list[Path]:
     """
     try:
         benches = {path.name: json.loads(path.read_text()) for path in sorted(results.glob("bench/*.json"))}
-        if not benches:
+        runs = load_results(results / "cifar10")
+        if not benches and not runs:
             raise RunError(f"no figures in {results}")
-        write_text(output / "speed.md", speed_page(benches))
+        written = []
+        if benches:
+            write_text(output / "speed.md", speed_page(benches))
+            written.append(output / "speed.md")
+        return written + (_write_results(runs, output) if runs else [])
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"cannot make the pages: {type(error).__name__}: {error}") from error
-    return [output / "speed.md"]
+
+
+def _write_results(runs: list[dict[str, Any]], output: Path) -> list[Path]:
+    """Write the page of results and its two pictures, which show seed 0 of the paper's recipe."""
+    write_text(output / "results.md", results_page(runs))
+    shown = {run["network"]: run for run in runs if run["recipe"] == "paper" and run["seed"] == 0}
+    order = [shown[name] for name in list_models() if name in shown]
+    figure_6(order, output / "figure6.png")
+    figure_7(order, output / "figure7.png")
+    return [output / name for name in ("results.md", "figure6.png", "figure7.png")]
 
 
 def speed_page(benches: dict[str, Any]) -> str:

@@ -6,10 +6,11 @@ memory.
 """
 
 import multiprocessing
+import os
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
@@ -109,7 +110,9 @@ def _serve(connection: Connection, work: Work, arguments: dict[str, Any]) -> Non
         try:
             count = connection.recv()
         except EOFError:
-            return
+            if isinstance(steps, Generator):
+                steps.close()  # removes what it keeps on the disk
+            os._exit(0)  # loader workers notice by themselves; waiting for them can hang or complain
         if not count:
             connection.send(_peak_mib())
             continue

@@ -1,0 +1,61 @@
+"""Figures 6 and 7 as pictures, from result files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..files import write_atomically
+from ..plot import COLOURS, style
+
+Result = dict[str, Any]
+
+
+def figure_6(results: Sequence[Result], path: Path) -> None:
+    """Draw error against iterations, plain nets left and residual nets right; training dashed, test bold."""
+    with style():
+        figure = Figure(figsize=(10, 4.5), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, family in zip(panels, ("plain", "resnet"), strict=True):
+            for index, result in enumerate(_of(results, family)):
+                _curves(axes, result, COLOURS[index])
+            axes.set(title="plain nets" if family == "plain" else "residual nets", xlabel="iterations")
+            axes.grid(axis="y", alpha=0.3)
+            axes.legend(frameon=False, title="dashed: training, bold: test", alignment="left")
+        panels[0].set(ylabel="error (%)", ylim=(0, 90))
+        write_atomically(path, lambda file: figure.savefig(file, dpi=150, format="png"))
+
+
+def figure_7(results: Sequence[Result], path: Path) -> None:
+    """Draw the standard deviation of layer responses, in the layers' order and sorted by size."""
+    with style():
+        figure = Figure(figsize=(9, 7), layout="constrained")
+        by_layer, by_size = figure.subplots(2, 1)
+        for index, result in enumerate(results):
+            values = result["responses"]
+            line = "--" if result["network"].startswith("plain") else "-"
+            for axes, shown in ((by_layer, values), (by_size, sorted(values, reverse=True))):
+                layers = range(1, len(shown) + 1)
+                colour = COLOURS[index % len(COLOURS)]
+                axes.plot(layers, shown, line, color=colour, linewidth=1.8, label=result["network"])
+        by_layer.set(xlabel="layer, from input to output", ylabel="standard deviation")
+        by_size.set(xlabel="layer, sorted by size", ylabel="standard deviation")
+        for axes in (by_layer, by_size):
+            axes.set_ylim(bottom=0)
+            axes.grid(axis="y", alpha=0.3)
+        by_layer.legend(frameon=False, ncols=2)
+        write_atomically(path, lambda file: figure.savefig(file, dpi=150, format="png"))
+
+
+def _of(results: Sequence[Result], family: str) -> list[Result]:
+    return [result for result in results if result["network"].startswith(family)]
+
+
+def _curves(axes: Axes, result: Result, colour: str) -> None:
+    for kind, line, width in (("train", "--", 1.0), ("test", "-", 2.4)):
+        if kind in result["curve"]:
+            steps, errors = zip(*result["curve"][kind], strict=True)
+            label = result["network"] if kind == "test" else None
+            axes.plot(steps, errors, line, color=colour, linewidth=width, label=label)

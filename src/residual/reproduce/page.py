@@ -1,0 +1,124 @@
+"""The page of results: the paper's table beside ours, the figures, every run; from result files alone."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..models import complexity
+
+Result = dict[str, Any]
+
+# Table 6; the 110-layer net is the best of five, its mean 6.61 +- 0.16. The last is this project's own aim.
+PAPER_ERRORS = {
+    "resnet20": 8.75,
+    "resnet32": 7.51,
+    "resnet44": 7.17,
+    "resnet56": 6.97,
+    "resnet110": 6.43,
+    "resnet1202": 7.93,
+}
+HEADLINES = {"resnet20": 8.75, "resnet44": 8.0, "resnet47_bottleneck": 9.0}
+
+
+def results_page(results: Sequence[Result]) -> str:
+    """Write the page."""
+    finished = [result for result in results if result["iterations"] == result["schedule_iterations"]]
+    lines = [
+        "# Results on CIFAR-10",
+        "",
+        "Made by `residual report` from `results/cifar10/*.json`. Errors are in percent on the 10,000 test",
+        "pictures, single view, at the last step; seeds are 0, 1, 2, ... and every run that ended is shown.",
+        "The test set chose nothing.",
+        "",
+        "## Table 6",
+        "",
+        *_table_6(finished),
+        "",
+        "## Headline figures",
+        "",
+        *_headlines(finished),
+        "",
+        "## Figures",
+        "",
+        "The paper's claims: plain nets get worse with depth and residual nets better (Figure 6); residual",
+        "nets respond less, layer by layer (Figure 7). Where the runs shown were cut short, the table below",
+        "says after how many steps.",
+        "",
+        "![Figure 6](figure6.png)",
+        "",
+        "![Figure 7](figure7.png)",
+        "",
+        "## Every run",
+        "",
+        *_runs(results),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table_6(results: Sequence[Result]) -> Iterable[str]:
+    yield "| network | parameters | paper | recipe | seeds | mean | spread | best | at the paper's? |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    groups = _by_network_and_recipe(results)
+    for network, paper in PAPER_ERRORS.items():
+        parameters = f"{complexity(network).parameters / 1e6:.2f} M"
+        ours = {recipe: errors for (name, recipe), errors in groups.items() if name == network}
+        for recipe, errors in ours.items():
+            mean, spread = statistics.mean(errors), statistics.stdev(errors) if len(errors) > 1 else None
+            yield (
+                f"| {network} | {parameters} | {paper} | {recipe} | {len(errors)} | **{mean:.2f}** | "
+                f"{'' if spread is None else f'{spread:.2f}'} | {min(errors):.2f} | {_verdict(mean, paper)} |"
+            )
+        if not ours:
+            yield f"| {network} | {parameters} | {paper} | | 0 | | | | open |"
+
+
+def _headlines(results: Sequence[Result]) -> Iterable[str]:
+    yield "| network | to reach | recipe | mean | seeds | seconds | hardware | reached? |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for network, aim in HEADLINES.items():
+        runs = [result for result in results if result["network"] == network]
+        for recipe in sorted({run["recipe"] for run in runs}):
+            chosen = [run for run in runs if run["recipe"] == recipe]
+            mean = statistics.mean(run["error"] for run in chosen)
+            seconds = statistics.mean(run["seconds"] for run in chosen)
+            yield (
+                f"| {network} | {aim:.2f} | {recipe} | **{mean:.2f}** | {len(chosen)} | {seconds:,.0f} | "
+                f"{_machine(chosen[0])} | {'yes' if mean <= aim else 'no'} |"
+            )
+        if not runs:
+            yield f"| {network} | {aim:.2f} | | | 0 | | | open: not run in full yet |"
+
+
+def _runs(results: Sequence[Result]) -> Iterable[str]:
+    heads = ("network", "recipe", "seed", "steps", "test error", "training error", "seconds", "images/s")
+    yield f"| {' | '.join(heads)} | hardware | commit |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for run in results:
+        steps = f"{run['iterations']:,}"
+        if run["iterations"] < run["schedule_iterations"]:
+            steps += f" of {run['schedule_iterations']:,}"
+        yield (
+            f"| {run['network']} | {run['recipe']} | {run['seed']} | {steps} | {run['error']:.2f} | "
+            f"{run['training_error']:.2f} | {run['seconds']:,.0f} | {run['images_per_second']:,.0f} | "
+            f"{_machine(run)} | {(run['commit'] or 'unknown')[:10]} |"
+        )
+    for note in sorted({run["note"] for run in results if "note" in run}):
+        yield ""
+        yield f"Note on {', '.join(run['network'] for run in results if run.get('note') == note)}: {note}"
+
+
+def _by_network_and_recipe(results: Sequence[Result]) -> dict[tuple[str, str], list[float]]:
+    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for result in results:
+        groups[result["network"], result["recipe"]].append(result["error"])
+    return groups
+
+
+def _verdict(mean: float, paper: float) -> str:
+    return "yes" if mean <= paper else f"no, {mean - paper:.2f} above"
+
+
+def _machine(run: Result) -> str:
+    hardware = run["hardware"]
+    return str(hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} threads")

@@ -1,0 +1,40 @@
+"""Layer responses, as in Figure 7: the standard deviation of each layer's output after BN."""
+
+import torch
+from torch import nn
+
+from ..data import Split, load_dataset
+from ..model_folder import ModelConfig, load_model
+from ..models import ResNet
+from ..run import Run
+
+PICTURES = 1000
+
+
+def layer_responses(network: ResNet, split: Split) -> list[float]:
+    """Measure the standard deviation of each layer's response, from the first layer to the last.
+
+    The response is what BN behind the convolution gives, before ReLU and addition (section 4.2,
+    "Analysis of Layer Responses"); `split` holds uint8 pictures, of which the first thousand are used.
+    """
+    config: ModelConfig = network.config
+    found: list[float] = []
+    layers = [
+        m for n, m in network.named_modules() if isinstance(m, nn.BatchNorm2d) and "downsample" not in n
+    ]
+    hooks = [
+        layer.register_forward_hook(lambda _m, _i, out: found.append(float(out.std()))) for layer in layers
+    ]
+    try:
+        with torch.no_grad():
+            network.eval()(config.normalization.apply(split.images[:PICTURES]).permute(0, 3, 1, 2))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def measure_responses(run: Run) -> list[float]:
+    """Measure them for a finished run on its test set's first pictures, rounded to four digits."""
+    split = load_dataset(run.recipe.data, run.environment.get("data_dir")).test
+    return [round(value, 4) for value in layer_responses(load_model(run.model), split)]

@@ -1,0 +1,135 @@
+"""Reproduction: what is planned and left out, what a stop loses, pages of measured numbers only."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import residual
+from residual import report
+from residual.errors import UsageError
+from residual.recipes import get_recipe
+from residual.reproduce import Budget, load_results, plan, reproduce
+from residual.reproduce.page import results_page
+from residual.reproduce.responses import layer_responses
+from residual.reproduce.results import recipe_label, result_path
+from residual.run import Run
+
+ROOT = Path(__file__).resolve().parent.parent
+STORED = ROOT / "results" / "cifar10"
+
+
+def tiny(count=3, **changes):
+    settings = {"iterations": 6, "batch_size": 32, "checkpoint_every": 2, **changes}
+    return [get_recipe("demo", "resnet8").replace({**settings, "seed": seed}) for seed in range(count)]
+
+
+def test_the_plan_is_seed_by_seed_and_the_cheapest_first():
+    planned = [
+        (recipe.network, recipe.seed) for recipe in plan("table6", "paper", ["resnet56", "resnet20"], 2)
+    ]
+    assert planned == [("resnet20", 0), ("resnet56", 0), ("resnet20", 1), ("resnet56", 1)]
+    assert {recipe.stop_after for recipe in plan("figure6", "paper")} == {2000}
+    assert all(recipe.iterations == 64_000 for recipe in plan("figure6", "paper"))
+    with pytest.raises(UsageError):
+        plan("figure9", "paper")
+
+
+def test_a_changed_recipe_never_passes_for_the_papers(tmp_path):
+    paper = get_recipe("paper", "resnet20")
+    assert recipe_label(paper.replace({"seed": 3, "curve": "test", "capture": False})) == "paper"
+    changed = paper.replace({"precision": "bfloat16"})
+    assert recipe_label(changed) == "paper, precision=bfloat16"
+    assert result_path(tmp_path, changed) != result_path(tmp_path, paper)
+    assert result_path(tmp_path, paper.replace({"stop_after": 5})) != result_path(tmp_path, paper)
+
+
+def test_every_run_leaves_one_file_and_is_not_repeated(tmp_path):
+    folders = {"results": tmp_path / "results", "runs": tmp_path / "runs"}
+    written = reproduce(tiny(2), **folders)
+    assert len(written) == 2
+    record = json.loads(written[0].read_text())
+    keys = {
+        "error",
+        "training_error",
+        "seconds",
+        "images_per_second",
+        "hardware",
+        "versions",
+        "commit",
+        "command",
+    }
+    assert keys <= record.keys()
+    assert len(record["responses"]) == 7
+    assert str(tmp_path) not in written[0].read_text()
+    before = {path: path.read_bytes() for path in written}
+    said = []
+    assert [path.name for path in reproduce(tiny(3), **folders, say=said.append)] == [
+        result_path(Path(), tiny(3)[2]).name
+    ]
+    assert said[0] == "2 of 3 runs are there; 1 to train"
+    assert {path: path.read_bytes() for path in written} == before
+
+
+def test_a_budget_that_is_over_saves_what_is_in_progress_and_the_next_call_goes_on(tmp_path):
+    folders = {"results": tmp_path / "results", "runs": tmp_path / "runs"}
+    recipes = tiny(2, iterations=40)
+    first = tmp_path / "runs" / result_path(Path(), recipes[0]).stem
+
+    class Over(Budget):
+        def __init__(self):
+            super().__init__(None)
+
+        def spent(self):
+            return bool(list(first.glob("checkpoints/*.pt")))
+
+    assert reproduce(recipes, **folders, budget=Over()) == []
+    assert Run.open(first).result is None
+    assert len(reproduce(recipes, **folders)) == 2
+    resumed = json.loads((first / "environment.json").read_text())["resumed"]
+    assert len(resumed) == 1
+    assert resumed[0]["step"] > 0
+
+
+def test_budgets():
+    assert not Budget.parse("2h").spent()
+    assert Budget.parse("0s").spent()
+    assert not Budget.parse(None).spent()
+    for text in ("25", "m", "ten m"):
+        with pytest.raises(UsageError):
+            Budget.parse(text)
+
+
+def test_responses_are_those_before_relu_and_addition(tmp_path):
+    residual.train(tiny(1)[0], output=tmp_path / "run")
+    network = residual.load_model(tmp_path / "run")
+    split = residual.load_dataset("digits").test
+    found = layer_responses(network, split)
+    x = network.config.normalization.apply(split.images).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        first = network.bn1(network.conv1(x))
+        inner = network.layer1[0].bn1(network.layer1[0].conv1(first.relu()))
+    assert found[:2] == pytest.approx([float(first.std()), float(inner.std())], rel=1e-4)
+    assert len(found) == 7
+
+
+def test_the_page_says_what_is_open_and_what_is_not_reached():
+    run = {"network": "resnet20", "recipe": "fast", "seed": 0, "iterations": 10, "schedule_iterations": 10}
+    run |= {"training_error": 5.0, "seconds": 60, "images_per_second": 900, "commit": "abc"}
+    run |= {"hardware": {"cpu": "a processor", "threads": 2}}
+    page = results_page([{**run, "error": 8.0}, {**run, "seed": 1, "error": 10.0}])
+    assert "| resnet20 | 0.27 M | 8.75 | fast | 2 | **9.00** | 1.41 | 8.00 | no, 0.25 above |" in page
+    assert "| resnet44 | 0.66 M | 7.17 | | 0 | | | | open |" in page
+    cut = results_page([{**run, "error": 8.0, "iterations": 4}])
+    assert "**8.00**" not in cut, "a run that was cut short is no result"
+    assert "4 of 10" in cut
+
+
+def test_the_page_of_results_comes_from_the_files_alone(tmp_path):
+    if not list(STORED.glob("*.json")):
+        pytest.skip("no results yet")
+    report.write_pages(ROOT / "results", tmp_path)
+    assert (tmp_path / "results.md").read_text() == (ROOT / "docs" / "results.md").read_text()
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("figure6.png", "figure7.png"))
+    assert len(load_results(STORED)) == len(list(STORED.glob("*.json")))
