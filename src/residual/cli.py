@@ -32,7 +32,7 @@ from .recipe import Recipe
 from .recipes import RECIPES, get_recipe
 from .reproduce import TARGETS, Budget, plan
 from .reproduce import reproduce as reproduce_runs
-from .run import Run, environment_facts
+from .run import Run, environment_facts, without_paths
 
 app = typer.Typer(
     add_completion=False,
@@ -355,6 +355,7 @@ def bench(
     where = resolve_device(device)
     records = run_suites(what, models or [], where, repeats)
     report = {**environment_facts(describe_device(where)), "records": records}
+    report["command"] = without_paths(report["command"])
     if save is not None:
         stamp = report["date"].replace(":", "").replace("+0000", "")
         save.mkdir(parents=True, exist_ok=True)

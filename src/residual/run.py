@@ -3,6 +3,7 @@
 import itertools
 import json
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -174,6 +175,11 @@ def environment_facts(hardware: Mapping[str, Any]) -> dict[str, Any]:
         "system": platform.platform(),
         "hardware": dict(hardware),
     }
+
+
+def without_paths(command: str) -> str:
+    """Leave out of a command where things lie on the machine that ran it, for files that are published."""
+    return re.sub(r"(?:[^\s=]*/)([^/\s]+)", r"\1", command)
 
 
 def _commit() -> str | None:

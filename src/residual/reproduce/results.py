@@ -9,7 +9,7 @@ from ..errors import RunError
 from ..files import write_json
 from ..recipe import Recipe
 from ..recipes import RECIPES
-from ..run import Run
+from ..run import Run, without_paths
 from .responses import measure_responses
 
 # keys that do not change what is learnt, only what is shown, kept or how it is launched
@@ -64,7 +64,7 @@ def save_result(folder: Path, run: Run) -> Path:
         "hardware": environment["hardware"],
         "versions": environment["versions"],
         "commit": environment["commit"],
-        "command": _without_paths(environment["command"]),
+        "command": without_paths(environment["command"]),
         "date": environment["date"],
         "resumed": len(environment["resumed"]),
     }
@@ -92,8 +92,3 @@ def _curve(run: Run) -> dict[str, list[list[float]]]:
         if points:
             curve[kind] = points[:: max(1, len(points) // 160)]
     return curve
-
-
-def _without_paths(command: str) -> str:
-    """Leave out where things lie on the machine that ran the command."""
-    return re.sub(r"(?:\S*/)?([^/\s]+)", r"\1", command)
