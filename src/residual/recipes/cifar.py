@@ -22,8 +22,8 @@ def paper(network: str) -> Recipe:
 def fast(network: str) -> Recipe:
     """27 epochs, a sixth of the paper's: batch 256, Nesterov, a triangular rate, more decay; bfloat16.
 
-    How each choice did on a hold-out is in `docs/log.md`; what it reaches, in `docs/results.md`. On a CPU without bfloat16 instructions,
-    `--set precision=float32` is faster.
+    How each choice did on a hold-out is in `docs/log.md`; what it reaches, in `docs/results.md`. On a
+    CPU without bfloat16 instructions, `--set precision=float32` is faster.
     """
     return Recipe(
         name="fast",
