@@ -24,3 +24,4 @@ mkdir -p "$out"
 } 2>&1 | tee "$out/gpu.log"
 rm -rf "$work/resnet20/checkpoints"
 tar -C "$work" -czf "$out/gpu.tar.gz" .
+grep -qE "[0-9]+ passed" "$out/gpu.log" && ! grep -qE "[0-9]+ failed" "$out/gpu.log"

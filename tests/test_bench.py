@@ -25,9 +25,23 @@ def note(path, who):
 
 def test_contestants_take_turns_after_a_warm_up(tmp_path):
     path = tmp_path / "steps"
-    found = compare({who: (note, {"path": str(path), "who": who}) for who in "ab"}, 4, 3, batch_size=10)
+    found = compare({who: (note, {"path": str(path), "who": who}) for who in "ab"}, {"a": 4, "b": 4}, 3, 10)
     assert path.read_text() == "aabb" + 3 * "aaaabbbb"
     assert all(len(found[who].repeats) == 3 and found[who].peak_mib > 10 for who in "ab")
+
+
+def broken():
+    """A contestant that dies at its second step."""
+    yield
+    raise MemoryError
+
+
+def test_a_contestant_that_dies_is_left_out(tmp_path, capfd):
+    path = str(tmp_path / "steps")
+    contestants = {"good": (note, {"path": path, "who": "a"}), "broken": (broken, {})}
+    found = compare(contestants, dict.fromkeys(contestants, 2), 2, 10)
+    assert list(found) == ["good"]
+    assert "MemoryError" in capfd.readouterr().err
 
 
 def test_ratios_are_taken_round_by_round():

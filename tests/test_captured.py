@@ -45,10 +45,10 @@ def test_steps_by_tables_compute_what_the_eager_ones_do(tmp_path, monkeypatch, w
             "schedule.warmup_window": 4,
             "schedule.warmup_error": 88,
         }
-    residual.train(small(**changes), output=tmp_path / "eager")
+    residual.train(small(**changes), output=tmp_path / "eager", device="cpu")
     request.getfixturevalue("by_tables")
     monkeypatch.setattr("residual.trainer.STRETCH", 3)  # shorter than a log period: tables are refilled
-    residual.train(small(**changes), output=tmp_path / "tables")
+    residual.train(small(**changes), output=tmp_path / "tables", device="cpu")
     eager, tables = Run.open(tmp_path / "eager"), Run.open(tmp_path / "tables")
     assert eager.result["warmup_end"] == tables.result["warmup_end"]
     assert (eager.result["warmup_end"] is not None) == warmup
@@ -87,7 +87,7 @@ def test_the_tables_hold_the_streams_batches_across_an_epochs_end(tmp_path):
         steps.check(last + 1)
 
 
-def test_a_bad_loss_is_named_by_its_step_at_the_next_look(tmp_path, by_tables):
+def test_a_bad_loss_is_named_by_its_step(tmp_path, by_tables):
     real = TrainBatches.make
 
     def poisoned(self, order, offsets, flips):
@@ -97,7 +97,26 @@ def test_a_bad_loss_is_named_by_its_step_at_the_next_look(tmp_path, by_tables):
     poisoned.calls = torch.zeros((), dtype=torch.int64)
     by_tables.setattr(TrainBatches, "make", poisoned)
     with pytest.raises(NonFiniteLossError, match="step 8 "):
-        residual.train(small(), output=tmp_path / "run")
+        residual.train(small(), output=tmp_path / "run", device="cpu")
+
+
+@needs_cuda
+@pytest.mark.parametrize("capture", [True, False])
+def test_a_loss_that_overflows_leaves_the_weights_before_it(tmp_path, monkeypatch, capture):
+    settings = {"optimizer.learning_rate": 1e12, "capture": capture, "deterministic": True}
+    recipe = small(**settings, log_every=24, checkpoint_every=24)
+    kept = {}
+    real = Trainer._wait
+
+    def wait(self):
+        kept.update({key: value.clone() for key, value in self.network.named_parameters()})
+        real(self)
+
+    monkeypatch.setattr(Trainer, "_wait", wait)
+    with pytest.raises(NonFiniteLossError, match="step"):
+        residual.train(recipe, output=tmp_path / "run", device="cuda")
+    assert kept
+    assert all(bool(torch.isfinite(value).all()) for value in kept.values())
 
 
 @needs_cuda
@@ -107,6 +126,7 @@ def test_twenty_captured_steps_equal_the_eager_ones(tmp_path, name):
     for capture in (True, False):
         recipe = get_recipe("demo", name).replace(
             {"stop_after": 20, "capture": capture, "curve": "none", "optimizer.learning_rate": 0.01}
+            | {"deterministic": True}
         )
         residual.train(recipe, output=tmp_path / str(capture), device="cuda")
         found.append(weights(tmp_path / str(capture)))

@@ -115,8 +115,11 @@ def test_a_key_is_changed_from_text_and_from_a_value(key):
 
 
 def test_all_keys_are_changed_at_once(tmp_path):
-    changed = Recipe().replace({key: text for key, (text, _) in CHANGES.items()})
-    assert changed.flat() == {key: value for key, (_, value) in CHANGES.items()}
+    together = {key: change for key, change in CHANGES.items() if key != "compile"}
+    changed = Recipe().replace({key: text for key, (text, _) in together.items()})
+    assert changed.flat() == {key: value for key, (_, value) in together.items()} | {"compile": False}
+    with pytest.raises(UsageError, match="choose one"):
+        changed.replace({"compile": True})  # it checkpoints activations already
     (tmp_path / "all.toml").write_text(toml_of(changed.as_dict()))
     assert load_recipe(tmp_path / "all.toml") == changed
 
@@ -439,7 +442,7 @@ def test_a_file_that_holds_no_recipe_is_named(tmp_path, name, content):
 
 @pytest.mark.parametrize("name", ["nosuch", "paper.txt", "", "Paper"])
 def test_an_unknown_recipe_is_refused(name):
-    with pytest.raises(UsageError, match=f"no recipe '{name}': take paper, demo"):
+    with pytest.raises(UsageError, match=f"no recipe '{name}': take paper, fast, demo"):
         get_recipe(name, "resnet20")
 
 

@@ -42,6 +42,9 @@ def test_a_changed_recipe_never_passes_for_the_papers(tmp_path):
     changed = paper.replace({"precision": "bfloat16"})
     assert recipe_label(changed) == "paper, precision=bfloat16"
     assert result_path(tmp_path, changed) != result_path(tmp_path, paper)
+    assert recipe_label(paper.replace({"shortcut": "B"})) == "paper, shortcut=B"
+    own = residual.Recipe(name="mine")
+    assert result_path(tmp_path, own) != result_path(tmp_path, own.replace({"iterations": 5}))
     assert result_path(tmp_path, paper.replace({"stop_after": 5})) != result_path(tmp_path, paper)
 
 

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import residual
+from residual.device import autocast
 from residual.models import fused
 from residual.optim import Guard, make_optimizer
 from residual.recipe import Optimizer
@@ -93,17 +94,24 @@ def test_a_gradient_that_others_share_is_left_alone():
     assert bool((upstream == 1).all())
 
 
-@pytest.mark.parametrize("name", ["resnet20", "plain20", "resnet29_bottleneck"])
-def test_checkpointing_changes_neither_gradients_nor_statistics(name):
+@pytest.mark.parametrize("way", ["channels_last", "NCHW", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "shortcut"), [("resnet20", "B"), ("plain20", None), ("resnet29_bottleneck", "A")]
+)
+def test_checkpointing_changes_neither_gradients_nor_statistics(name, shortcut, way):
     networks = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        network = residual.create_model(name, checkpoint_activations=checkpointing).train()
-        network.to(memory_format=torch.channels_last)
+        network = residual.create_model(name, shortcut=shortcut, checkpoint_activations=checkpointing).train()
+        layout = torch.contiguous_format if way == "NCHW" else torch.channels_last
+        network.to(memory_format=layout)
         images, labels = batch(1, size=8)
-        F.cross_entropy(network(images), labels).backward()
+        with autocast(CPU, "bfloat16" if way == "bfloat16" else "float32"):
+            scores = network(images.contiguous(memory_format=layout))
+        F.cross_entropy(scores.float(), labels).backward()
         networks.append(network)
     assert_same_state(*networks, rtol=0, atol=0)
+    assert networks[1].bn1.num_batches_tracked == networks[1].layer1[0].bn1.num_batches_tracked == 1
     for a, b in zip(*(network.parameters() for network in networks), strict=True):
         assert torch.equal(a.grad, b.grad)
 

@@ -59,6 +59,7 @@ class DeviceSteps:
         self._within = torch.arange(batches.batch_size, device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._loaded = range(0)
+        self._traced = 0
         for group in optimizer.param_groups:
             group["lr"] = self.rate
 
@@ -91,10 +92,12 @@ class DeviceSteps:
         self._graph.replay()
 
     def check(self, step: int) -> None:
-        """Assert that the device took exactly the steps that the host counted; waits for the device.
+        """Assert that the device took the steps that the host counted, and by the graph; waits for it.
 
-        Only the graph moves the counter, so this fails if anything else ran in its place.
+        The step's Python code runs when the graph is made and never again, which its count shows.
         """
+        if self.counter.device.type == "cuda" and self._traced != WARMUP_STEPS + 1:
+            raise AssertionError(f"the step ran {self._traced} times outside the graph's replays")
         done = int(self.counter)
         expected = step - self._loaded.start
         if done != expected:
@@ -102,6 +105,7 @@ class DeviceSteps:
 
     def _step(self) -> None:
         """One step, without a word from the host."""
+        self._traced += 1
         places = self.counter * self.batches.batch_size + self._within
         self.rate.copy_(self.rates[self.counter][0])
         images, labels = self.batches.make(self.order[places], self.offsets[places], self.flips[places])

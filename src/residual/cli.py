@@ -352,7 +352,7 @@ def bench(
     """Measure speed beside a baseline and the machine's ceilings, all in one run."""
     if what not in (*SUITES, "all"):
         raise UsageError(f"nothing to measure called '{what}': take {', '.join(SUITES)} or all")
-    where = resolve_device(device)
+    where = resolve_device("cpu" if what in ("fitted", "data", "infer") else device)
     records = run_suites(what, models or [], where, repeats)
     report = {**environment_facts(describe_device(where)), "records": records}
     report["command"] = without_paths(report["command"])

@@ -11,6 +11,9 @@ import torch
 
 from .errors import UsageError
 
+# read once, at a process's first matrix product on CUDA; without it deterministic ones are refused
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's numbers for mallopt
 
 
@@ -43,6 +46,8 @@ def prepare(device: torch.device) -> bool:
     """Set up this process for training on a device; say whether every thread flushes denormals."""
     if device.type == "cpu":
         keep_memory()
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # streams and graphs are the current device's
     return flush_denormals()
 
 
@@ -76,8 +81,6 @@ def cuda_settings(deterministic: bool) -> Iterator[None]:
     """
     cudnn = torch.backends.cudnn
     before = torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, cudnn.allow_tf32
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     cudnn.benchmark, cudnn.allow_tf32 = not deterministic, False
     try:

@@ -60,14 +60,13 @@ class _Prepared:
 
 def _facts(recipe: Recipe, prepared: _Prepared, data_dir: str | Path | None) -> dict[str, Any]:
     """Gather what `environment.json` records."""
+    fused = rule_fuses(prepared.device, recipe.precision, recipe.channels_last, recipe.compile)
     return {
         **environment_facts(devices.describe(prepared.device)),
         "data_dir": str(Path(data_dir).resolve()) if data_dir is not None else None,
         "holdout_sha256": prepared.holdout_sha256,
         "denormals_flushed": prepared.denormals_flushed,
-        "bn_relu": "fused"
-        if rule_fuses(prepared.device, recipe.precision, recipe.channels_last)
-        else "plain",
+        "bn_relu": "fused" if fused else "plain",
     }
 
 

@@ -66,22 +66,24 @@ def run_jobs(
     context = torch.multiprocessing.get_context("spawn")
     waiting, working, codes = list(jobs), dict[int, tuple[BaseProcess, Job]](), dict[Path, int]()
     with _StopSignals() as signals:
-        stopping = False
+        stopping = told = False
         while working or (waiting and not stopping):
-            stopping = signals.number is not None or stop()
+            stopping = stopping or signals.number is not None or stop()
             while waiting and len(working) < at_once and not stopping:
                 job = waiting.pop(0)
                 arguments = (job, datasets[job.recipe.data], data_dir, device, threads)
                 process: BaseProcess = context.Process(target=_work, args=arguments)
                 process.start()
                 working[process.sentinel] = (process, job)
-            if stopping:
+            if stopping and not told:  # once: a second signal would end a run before it is saved
                 for running, _ in working.values():
                     running.terminate()
+                told = True
             for sentinel in wait(list(working), timeout=0.5):
                 ended, job = working.pop(cast(int, sentinel))
                 ended.join()
-                codes[job.output] = ended.exitcode or 0
+                code = ended.exitcode or 0
+                codes[job.output] = code if code >= 0 else 128 - code  # as a shell counts signals
                 finished(job, codes[job.output])
     if signals.number is not None:
         raise InterruptedRunError("stopped: every run in progress was saved", signals.number)

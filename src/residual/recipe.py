@@ -124,6 +124,8 @@ class Recipe(_Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.compile and self.checkpoint_activations:
+            raise UsageError("compile and checkpoint_activations do not go together: choose one")
         object.__setattr__(self, "shortcut", registry.resolve_shortcut(self.network, self.shortcut))
 
     @property

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import platform
 import re
 import shlex
@@ -51,17 +52,18 @@ class Run:
         Raises:
             RunError: the folder exists or cannot be written.
         """
-        run = cls(path if path is not None else _unused_name(recipe))
+        path = path if path is not None else _unused_name(recipe)
+        if path.exists():
+            raise RunError(f"{path} exists already: a run is never overwritten")
+        new = cls(path.with_name(f".{path.name}.{os.getpid()}"))  # renamed once it can be resumed
         try:
-            run.path.mkdir(parents=True)
-        except FileExistsError as error:
-            raise RunError(f"{run.path} exists already: a run is never overwritten") from error
+            new.path.mkdir(parents=True)
+            write_json(new._environment, {"seed": recipe.seed, **environment, "resumed": []})
+            write_json(new._recipe, recipe.as_dict())
+            new.path.rename(path)
         except OSError as error:
-            raise RunError(f"cannot make the run folder {run.path}: {error}") from error
-        with _as_run_errors(run.path):
-            write_json(run._environment, {"seed": recipe.seed, **environment, "resumed": []})
-            write_json(run._recipe, recipe.as_dict())
-        return run
+            raise RunError(f"cannot make the run folder {path}: {error}") from error
+        return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> "Run":

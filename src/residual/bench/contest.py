@@ -135,20 +135,31 @@ def _peak_mib() -> int:
 
 
 def compare(
-    contestants: Mapping[str, tuple[Work, Mapping[str, Any]]], steps: int, repeats: int, batch_size: int
+    contestants: Mapping[str, tuple[Work, Mapping[str, Any]]],
+    steps: Mapping[str, int],
+    repeats: int,
+    batch_size: int,
 ) -> dict[str, Outcome]:
-    """Have contestants take turns: a warm-up each, then `repeats` rounds of `steps` steps."""
+    """Have contestants take turns: a warm-up each, then `repeats` rounds of each one's `steps`.
+
+    One that dies on the way, for lack of memory or of a compiler, is left out of what comes back.
+    """
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     with ExitStack() as stack:
         processes = {
             name: stack.enter_context(Contestant(work, arguments))
             for name, (work, arguments) in contestants.items()
         }
-        for process in processes.values():
-            process.seconds(max(1, steps // 2))
-        for _ in range(repeats):
-            for name, process in processes.items():
-                rates[name].append(steps * batch_size / process.seconds(steps))
+        for number in range(repeats + 1):
+            for name, process in list(processes.items()):
+                count = steps[name] if number else max(1, steps[name] // 2)
+                try:
+                    rate = count * batch_size / process.seconds(count)
+                except (EOFError, ConnectionError):
+                    del processes[name]
+                    continue
+                if number:  # the first only warms up
+                    rates[name].append(rate)
         return {
             name: Outcome(Spread.of(rates[name]), process.peak_mib(), rates[name])
             for name, process in processes.items()

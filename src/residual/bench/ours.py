@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 
 from .. import device as devices
@@ -43,15 +44,18 @@ def train(name: str, batch_size: int, device: str, **changes: Any) -> Iterator[N
             yield
 
 
-def kernels_a_step(name: str, batch_size: int, **changes: Any) -> int:
+def kernels_a_step(name: str, batch_size: int, device: torch.device, **changes: Any) -> int:
     """Count the kernels that one eager training step launches on CUDA."""
-    recipe = get_recipe("paper", name).replace({"batch_size": batch_size, "capture": False, **changes})
-    trainer = make_trainer(recipe, torch.device("cuda"))
-    trainer.train_one()
-    with profile(activities=[ProfilerActivity.CUDA]) as found:
+    devices.prepare(device)
+    recipe = get_recipe("paper", name).replace({"batch_size": batch_size, **changes, "capture": False})
+    trainer = make_trainer(recipe, device)
+    with devices.cuda_settings(recipe.deterministic):
         trainer.train_one()
-        torch.cuda.synchronize()
-    return sum(event.count for event in found.key_averages())
+        with profile(activities=[ProfilerActivity.CUDA]) as found:
+            trainer.train_one()
+            torch.cuda.synchronize()
+    on_device = [event for event in found.events() or () if event.device_type == DeviceType.CUDA]
+    return sum(not event.name.startswith(("Memcpy", "Memset")) for event in on_device)
 
 
 def make_trainer(recipe: Recipe, device: torch.device) -> Trainer:

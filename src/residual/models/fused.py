@@ -33,9 +33,9 @@ def bn_relu(bn: nn.Module, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
     return F.relu(y if shortcut is None else y + shortcut)
 
 
-def rule_fuses(device: torch.device, precision: str, channels_last: bool) -> bool:
+def rule_fuses(device: torch.device, precision: str, channels_last: bool, compiled: bool) -> bool:
     """Tell whether training takes the fused path: the rule of `bn_relu`, for the record of a run."""
-    return device.type == "cpu" and precision == "float32" and channels_last
+    return device.type == "cpu" and precision == "float32" and channels_last and not compiled
 
 
 def _fusible(bn: nn.BatchNorm2d, x: Tensor) -> bool:

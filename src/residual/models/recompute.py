@@ -32,12 +32,13 @@ def _contexts(stretch: nn.Module) -> tuple[AbstractContextManager[None], Abstrac
 
 @contextmanager
 def _frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Let BN use the batch's statistics without adding them to the running ones."""
+    """Let BN compute as before without moving its running statistics: a momentum of 0 leaves them."""
     layers = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    before = [(layer, layer.momentum, layer.num_batches_tracked) for layer in layers]
     for layer in layers:
-        layer.track_running_stats = False
+        layer.momentum, layer.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for layer in layers:
-            layer.track_running_stats = True
+        for layer, momentum, count in before:
+            layer.momentum, layer.num_batches_tracked = momentum, count

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import ResidualError, UsageError
 from ..jobs import Job, run_jobs
 from ..models import complexity
 from ..recipe import Recipe
@@ -114,7 +114,11 @@ def reproduce(
         if run is None or run.result is None:
             say(f"{job.output.name}: stopped or failed with exit code {code}")
             return
-        written.append(save_result(results, run))
+        try:
+            written.append(save_result(results, run, data_dir))
+        except ResidualError as error:  # the other runs go on; the next call writes this one's file
+            say(f"{job.output.name}: finished, but without a result file: {error}")
+            return
         say(f"{job.output.name}: test error {run.result['error']:.2f} %")
 
     stop = (budget or Budget(None)).spent

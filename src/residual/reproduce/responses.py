@@ -1,5 +1,7 @@
 """Layer responses, as in Figure 7: the standard deviation of each layer's output after BN."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -34,7 +36,7 @@ def layer_responses(network: ResNet, split: Split) -> list[float]:
     return found
 
 
-def measure_responses(run: Run) -> list[float]:
+def measure_responses(run: Run, data_dir: Path | None = None) -> list[float]:
     """Measure them for a finished run on its test set's first pictures, rounded to four digits."""
-    split = load_dataset(run.recipe.data, run.environment.get("data_dir")).test
+    split = load_dataset(run.recipe.data, data_dir or run.environment.get("data_dir")).test
     return [round(value, 4) for value in layer_responses(load_model(run.model), split)]

@@ -14,8 +14,8 @@ from .responses import measure_responses
 
 # keys that do not change what is learnt, only what is shown, kept or how it is launched
 NEUTRAL = {
+    "name",
     "network",
-    "shortcut",
     "seed",
     "curve",
     "stop_after",
@@ -28,22 +28,21 @@ NEUTRAL |= {"capture", "checkpoint_activations", "deterministic"}
 
 def recipe_label(recipe: Recipe) -> str:
     """Name a recipe with whatever was changed in it, so that a changed one never passes for the paper's."""
-    if recipe.name not in RECIPES:
-        return recipe.name
-    usual, own = RECIPES[recipe.name](recipe.network).flat(), recipe.flat()
+    known = recipe.name in RECIPES
+    base = RECIPES[recipe.name](recipe.network) if known else Recipe(network=recipe.network)
+    usual, own = base.flat(), recipe.flat()
     changed = [f"{key}={own[key]}" for key in own if own[key] != usual[key] and key not in NEUTRAL]
     return ", ".join([recipe.name, *changed])
 
 
 def result_path(folder: Path, recipe: Recipe) -> Path:
     """Name a run's result file by what the run is: network, shortcut, recipe, steps and seed."""
-    option = f"-{recipe.shortcut}" if recipe.shortcut in ("B", "C") else ""
     part = f"-first{recipe.last_step}" if recipe.last_step < recipe.iterations else ""
     label = re.sub(r"[^A-Za-z0-9.=]+", "-", recipe_label(recipe))
-    return folder / f"{recipe.network}{option}-{label}{part}-seed{recipe.seed}.json"
+    return folder / f"{recipe.network}-{label}{part}-seed{recipe.seed}.json"
 
 
-def save_result(folder: Path, run: Run) -> Path:
+def save_result(folder: Path, run: Run, data_dir: Path | None = None) -> Path:
     """Write a finished run's result file: figures, curve, responses, and how they came about.
 
     Raises:
@@ -60,7 +59,7 @@ def save_result(folder: Path, run: Run) -> Path:
         "batch_size": recipe.batch_size,
         "recipe_in_full": recipe.as_dict(),
         "curve": _curve(run),
-        "responses": measure_responses(run),
+        "responses": measure_responses(run, data_dir),
         "hardware": environment["hardware"],
         "versions": environment["versions"],
         "commit": environment["commit"],
