@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in under ten minutes: correctness on CUDA first, then speed, then one run in full.
+# Everything that needs a GPU; its time limits add up to under ten minutes. It has not been run on a GPU yet.
 #   scripts/gpu.sh DATA OUT    DATA holds cifar-10-batches-bin/; OUT gets a log and an archive with all figures
 set -uo pipefail
 data=$1 out=$2

@@ -95,7 +95,7 @@ def create_model(
         shortcut: "A" (zero-padded identity, the paper's choice on CIFAR and the default),
             "B" (projection where dimensions change) or "C" (projections everywhere).
             Plain nets have none and take none.
-        checkpoint_activations: train with less memory and a third more time; see `ResNet`.
+        checkpoint_activations: train with less memory and one more forward pass; see `ResNet`.
 
     Raises:
         UsageError: the name, the shortcut option or the number of classes does not fit.

@@ -20,7 +20,7 @@ class ResNet(nn.Module):
         shortcut: "A", "B" or "C"; None for a plain net.
         num_classes: length of the output.
         checkpoint_activations: keep only the maps between stretches of blocks and compute the others
-            again in the backward pass: less memory, a third more time, the same result.
+            again in the backward pass: less memory, one more forward pass, the same result.
 
     The state dict's keys are torchvision's: `conv1`, `bn1`, `layer1.0.conv1`,
     `layer2.0.downsample.0`, `fc`. `config` is None until the network comes from a model folder.
