@@ -12,6 +12,7 @@ ORDER = (
         "quantization",
         "checkpoint",
         "model_folder",
+        "pretrained",
         "run",
         "progress",
         "plot",

@@ -8,7 +8,8 @@ from .evaluation import Evaluation
 from .experiment import Result, evaluate, resume, train
 from .importing import import_checkpoint
 from .model_folder import ModelConfig, load_model
-from .models import complexity, create_model, list_models, optimize_for_inference
+from .models import complexity, list_models, optimize_for_inference
+from .pretrained import create_model, list_pretrained
 from .recipe import Recipe
 from .recipes import get_recipe
 
@@ -28,6 +29,7 @@ __all__ = [
     "get_recipe",
     "import_checkpoint",
     "list_models",
+    "list_pretrained",
     "load_dataset",
     "load_model",
     "optimize_for_inference",

@@ -28,6 +28,7 @@ from .jobs import Job, run_jobs
 from .model_folder import load_model
 from .models import complexity, list_models
 from .plot import plot_runs
+from .pretrained import find_model, list_pretrained, measured
 from .recipe import Recipe
 from .recipes import RECIPES, get_recipe
 from .reproduce import TARGETS, Budget, plan
@@ -188,7 +189,9 @@ def _program() -> str:
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
+    model: Annotated[
+        str, typer.Argument(help="A run folder, a model folder, or a network that comes trained.")
+    ],
     data: Annotated[str | None, typer.Option(help="Another data set than the model's own.")] = None,
     data_dir: DataDir = None,
     device: Device = None,
@@ -196,7 +199,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on the test set: error, top-5, loss, per-class error, confusion matrix."""
-    network = load_model(model)
+    network = load_model(find_model(model))
     found = experiment.evaluate(network, data=data, data_dir=data_dir, device=device, int8=int8)
     if as_json:
         _print_json(found.as_dict())
@@ -238,15 +241,29 @@ def import_(
 @app.command()
 def models(
     pattern: Annotated[str, typer.Argument(help="A shell pattern, for example 'plain*'.")] = "*",
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Those that come trained.")] = False,
     as_json: Json = False,
 ) -> None:
     """List the paper's networks; any other depth 6n+2 (9n+2 with bottlenecks) can be named too."""
+    if pretrained:
+        _print_pretrained(pattern, as_json)
+        return
     if as_json:
         _print_json([complexity(name).as_dict() for name in list_models(pattern)])
         return
     _print(f"{'network':20} {'layers':>6} {'parameters':>12} {'multiply-adds':>15}")
     for cost in map(complexity, list_models(pattern)):
         _print(f"{cost.name:20} {cost.layers:6} {cost.parameters:12,} {cost.multiply_adds:15,}")
+
+
+def _print_pretrained(pattern: str, as_json: bool) -> None:
+    facts = {name: measured(name) for name in list_pretrained(pattern)}
+    if as_json:
+        _print_json([{"name": name, **found} for name, found in facts.items()])
+        return
+    _print(f"{'network':20} {'parameters':>12} {'test error':>10}  recipe")
+    for name, found in facts.items():
+        _print(f"{name:20} {found['parameters']:12,} {found['error']:8.2f} %  {found['recipe']}")
 
 
 @app.command()

@@ -20,6 +20,7 @@ from .evaluation import Evaluation, evaluate_split
 from .model_folder import ModelConfig, load_model, model_card, save_model
 from .models import ResNet, create_model, rule_fuses
 from .plot import plot_runs
+from .pretrained import find_model
 from .progress import Reporter
 from .quantization import CALIBRATION_IMAGES, quantize
 from .recipe import Recipe, differences
@@ -145,7 +146,8 @@ def evaluate(
     """Evaluate a network from a model folder on its data set's test part, each picture once.
 
     Args:
-        model: a run folder, a model folder, or a network from `load_model`.
+        model: a run folder, a model folder, the name of a network that comes trained, or a network from
+            `load_model` or `create_model(..., pretrained=True)`.
         data: another data set than the one it was trained on.
         data_dir: see `load_dataset`.
         device: see `train`.
@@ -154,7 +156,7 @@ def evaluate(
     Raises:
         ResidualError: the model or the data cannot be loaded, or they do not fit each other.
     """
-    network = model if isinstance(model, ResNet) else load_model(model)
+    network = model if isinstance(model, ResNet) else load_model(find_model(model))
     config: ModelConfig | None = network.config
     if config is None:
         raise CheckpointError("this network comes from no model folder, so its normalisation is not known")

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -57,22 +58,23 @@ class ModelConfig:
         return create_model(self.network, num_classes=len(self.class_names), shortcut=self.shortcut)
 
 
-def portable_state(network: nn.Module) -> dict[str, Tensor]:
+def portable_state(network: nn.Module, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """Return weights and BN statistics by name: on the CPU, in the usual memory order, sorted."""
     state = network.state_dict()
-    return {
-        name: state[name].detach().cpu().contiguous() for name in sorted(state) if not name.endswith(COUNTER)
-    }
+    names = (name for name in sorted(state) if not name.endswith(COUNTER))
+    return {name: state[name].detach().to("cpu", dtype).contiguous() for name in names}
 
 
-def save_model(folder: Path, network: nn.Module, config: ModelConfig, card: str) -> str:
-    """Write a model folder; the weights' bytes depend on the weights alone.
+def save_model(
+    folder: Path, network: nn.Module, config: ModelConfig, card: str, dtype: torch.dtype = torch.float32
+) -> str:
+    """Write a model folder, its weights as `dtype`; their bytes depend on the weights alone.
 
     Returns:
         The SHA-256 of `model.safetensors`.
     """
     folder.mkdir(exist_ok=True)
-    weights = save(portable_state(network), metadata={"format": "pt"})
+    weights = save(portable_state(network, dtype), metadata={"format": "pt"})
     write_atomically(folder / "model.safetensors", lambda file: file.write(weights))
     digest = hashlib.sha256(weights).hexdigest()
     write_text(folder / "config.json", _compact_json({**config.as_dict(), "weights_sha256": digest}))

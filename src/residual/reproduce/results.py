@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunError
+from ..errors import RunError, UsageError
 from ..files import write_json
-from ..recipe import Recipe
+from ..recipe import Recipe, from_dict
 from ..recipes import RECIPES
 from ..run import Run, without_paths
 from .responses import measure_responses
@@ -48,38 +48,44 @@ def save_result(folder: Path, run: Run, data_dir: Path | None = None) -> Path:
     Raises:
         RunError: the run has not ended.
     """
-    figures, recipe, environment = run.result, run.recipe, run.environment
+    figures, recipe = run.result, run.recipe
     if figures is None:
         raise RunError(f"the run {run.path} has not ended")
     path = result_path(folder, recipe)
     record = {
         **{key: figures[key] for key in figures if key != "top5_error"},
-        "recipe": recipe_label(recipe),
+        **provenance(run),
         "schedule_iterations": recipe.iterations,
-        "batch_size": recipe.batch_size,
         "recipe_in_full": recipe.as_dict(),
         "curve": _curve(run),
         "responses": measure_responses(run, data_dir),
-        "hardware": environment["hardware"],
-        "versions": environment["versions"],
-        "commit": environment["commit"],
-        "command": without_paths(environment["command"]),
-        "date": environment["date"],
-        "resumed": len(environment["resumed"]),
+        "resumed": len(run.environment["resumed"]),
     }
     write_json(path, record)
     return path
 
 
+def provenance(run: Run) -> dict[str, Any]:
+    """Return how a run's figures came about: recipe, machine, versions, commit, command and date."""
+    recipe, environment = run.recipe, run.environment
+    return {
+        "recipe": recipe_label(recipe),
+        "batch_size": recipe.batch_size,
+        **{key: environment[key] for key in ("hardware", "versions", "commit", "date")},
+        "command": without_paths(environment["command"]),
+    }
+
+
 def load_results(folder: Path) -> list[dict[str, Any]]:
-    """Read every result file, in the order of their names.
+    """Read every result file, in the order of their names; each is labelled by what its recipe is today.
 
     Raises:
         RunError: a file is damaged.
     """
     try:
-        return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    except ValueError as error:
+        results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+        return [{**run, "recipe": recipe_label(from_dict(run["recipe_in_full"]))} for run in results]
+    except (ValueError, KeyError, UsageError) as error:
         raise RunError(f"a result file in {folder} is damaged: {error}") from error
 
 

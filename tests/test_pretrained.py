@@ -1,0 +1,122 @@
+"""Networks that come trained: their stated errors, what publishing refuses, names on the command line."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import residual
+from residual import pretrained
+from residual.errors import RunError, UsageError
+from residual.recipes import get_recipe
+from residual.reproduce import publish as publishing
+from residual.reproduce.publish import publish
+from residual.run import Run
+
+NAMES = residual.list_pretrained()
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    """A short run on digits, which publishing takes for CIFAR-10's in these tests."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    recipe = get_recipe("demo", "resnet8").replace({"iterations": 30, "checkpoint_every": 30})
+    residual.train(recipe, output=path)
+    return path
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch, digits_run):
+    """An empty shelf of weights, and a resnet8 that may be put there."""
+    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(publishing, "PUBLISHED_DATA", "digits")
+    monkeypatch.setitem(publishing.HEADLINES, "resnet8", 95.0)
+    (tmp_path / "weights").mkdir()
+    return tmp_path / "weights"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_has_the_error_that_is_stated(name, cifar10_root, cli):
+    code, out, _ = cli("evaluate", name, "--data-dir", cifar10_root, "--json")
+    assert code == 0
+    stated = pretrained.measured(name)
+    assert json.loads(out)["images"] == stated["images"] == 10_000
+    assert json.loads(out)["error"] == pytest.approx(stated["error"], abs=0.02), "other CPUs round otherwise"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_small_and_says_how_it_came_about(name):
+    folder = pretrained.WEIGHTS / name
+    stated = pretrained.measured(name)
+    assert (folder / "model.safetensors").stat().st_size < 2.2 * stated["parameters"] + 50_000
+    assert f"{stated['error']:.2f} %" in (folder / "README.md").read_text()
+    assert stated["seed"] == 0
+    assert stated["error"] <= publishing.aim(name)
+
+
+def test_all_weights_together_are_under_10_megabytes():
+    files = [path for path in pretrained.WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 10e6
+
+
+def test_publishing_stores_half_precision_and_what_it_then_measures(shelf, digits_run, cli):
+    folder = publish(Run.open(digits_run), weights=shelf)
+    stored = residual.create_model("resnet8", pretrained=True)
+    trained = residual.load_model(digits_run)
+    for key, value in trained.state_dict().items():
+        assert torch.equal(stored.state_dict()[key], value.half().float()) or key.endswith("tracked"), key
+    assert not stored.training
+    assert stored.config.class_names == trained.config.class_names
+    stated = pretrained.measured("resnet8")
+    assert stated["error"] == residual.evaluate(stored).error == residual.evaluate("resnet8").error
+    assert str(digits_run) not in json.dumps(stated)
+    code, out, _ = cli("models", "--pretrained")
+    assert code == 0
+    assert f"{stated['error']:.2f} %" in out
+    assert json.loads(cli("models", "--pretrained", "--json")[1])[0]["name"] == "resnet8"
+    assert folder == shelf / "resnet8"
+
+
+def test_publishing_refuses_what_did_not_reach_its_aim(shelf, digits_run, monkeypatch):
+    monkeypatch.setitem(publishing.HEADLINES, "resnet8", 0.01)
+    with pytest.raises(RunError, match=r"above 0\.01 %"):
+        publish(Run.open(digits_run), weights=shelf)
+    assert not list(shelf.iterdir())
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"holdout": 9}, {"iterations": 99}, {"data": "cifar10"}])
+def test_publishing_refuses_other_runs(shelf, digits_run, tmp_path, change):
+    shutil.copytree(digits_run, tmp_path / "run")
+    path = tmp_path / "run" / "recipe.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "stop_after": 30, **change}))
+    with pytest.raises(RunError, match="not published"):
+        publish(Run.open(tmp_path / "run"), weights=shelf)
+
+
+def test_a_name_that_does_not_come_trained_is_refused_with_those_that_do(shelf, digits_run, cli):
+    publish(Run.open(digits_run), weights=shelf)
+    with pytest.raises(UsageError, match="those that do: resnet8"):
+        residual.create_model("resnet14", pretrained=True)
+    with pytest.raises(UsageError, match="option A, not B"):
+        residual.create_model("resnet8", pretrained=True, shortcut="B")
+    code, _, err = cli("evaluate", "resnet14")
+    assert code == 2
+    assert "resnet14" in err
+
+
+def test_a_folder_goes_before_a_name(shelf, digits_run, tmp_path, monkeypatch):
+    publish(Run.open(digits_run), weights=shelf)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(digits_run, tmp_path / "resnet8")
+    assert pretrained.find_model("resnet8").resolve() == tmp_path / "resnet8"
+
+
+def test_other_classes_get_a_fresh_last_layer(shelf, digits_run):
+    publish(Run.open(digits_run), weights=shelf)
+    whole = residual.create_model("resnet8", pretrained=True)
+    other = residual.create_model("resnet8", pretrained=True, num_classes=3)
+    assert other.fc.weight.shape == (3, 64)
+    assert torch.equal(other.layer3[0].conv1.weight, whole.layer3[0].conv1.weight)
+    assert len(other.config.class_names) == 3
+    assert other.config.normalization is not None
