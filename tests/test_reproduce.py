@@ -9,6 +9,7 @@ import torch
 import residual
 from residual import report
 from residual.errors import UsageError
+from residual.recipe import from_dict
 from residual.recipes import get_recipe
 from residual.reproduce import Budget, load_results, plan, reproduce
 from residual.reproduce.page import results_page
@@ -127,6 +128,26 @@ def test_the_page_says_what_is_open_and_what_is_not_reached():
     cut = results_page([{**run, "error": 8.0, "iterations": 4}])
     assert "**8.00**" not in cut, "a run that was cut short is no result"
     assert "4 of 10" in cut
+
+
+def test_depths_are_compared_only_where_all_else_is_alike():
+    run = {"recipe": "fast", "seed": 0, "iterations": 10, "schedule_iterations": 10, "error": 9.0}
+    run |= {"seconds": 60, "images_per_second": 900, "commit": None, "hardware": {"gpu": "a GPU"}}
+
+    def trained(network, error, **changes):
+        return {**run, "network": network, "training_error": error, **changes}
+
+    page = results_page([trained("resnet20", 5.0), trained("resnet56", 4.0), trained("plain20", 6.0)])
+    assert "| resnet | fast | 10 | 5.00 | 4.00 | 1.00 better |" in page
+    assert "| plain |" not in page
+    assert "better" not in results_page([trained("resnet20", 5.0), trained("resnet56", 4.0, iterations=9)])
+    page = results_page([trained("plain20", 6.0), trained("plain56", 9.5), trained("plain56", 1.0, seed=1)])
+    assert "| plain | fast | 10 | 6.00 | 9.50 | 3.50 worse |" in page
+
+
+def test_every_file_is_named_by_what_its_recipe_is_today():
+    for path in STORED.glob("*.json"):
+        assert path == result_path(STORED, from_dict(json.loads(path.read_text())["recipe_in_full"]))
 
 
 def test_the_page_of_results_comes_from_the_files_alone(tmp_path):

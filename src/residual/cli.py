@@ -390,7 +390,7 @@ def reproduce(
     what: Annotated[str, typer.Argument(help=f"{', '.join(TARGETS)}.")],
     models: Annotated[str | None, typer.Option(help="Networks, separated by commas.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Seeds 0 to N-1; by default the target's.")] = None,
-    recipe: Annotated[str, typer.Option(help="paper or fast.")] = "paper",
+    recipe: Annotated[str, typer.Option(help="paper, fast or best.")] = "paper",
     jobs: Annotated[int, typer.Option(help="So many runs at once.")] = 1,
     budget: Annotated[str | None, typer.Option(help="Stop in time, for example 25m.")] = None,
     data_dir: DataDir = None,

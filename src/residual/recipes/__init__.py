@@ -5,9 +5,9 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..recipe import Recipe, load_recipe
-from .cifar import demo, fast, paper
+from .cifar import best, demo, fast, paper
 
-RECIPES: dict[str, Callable[[str], Recipe]] = {"paper": paper, "fast": fast, "demo": demo}
+RECIPES: dict[str, Callable[[str], Recipe]] = {"paper": paper, "fast": fast, "best": best, "demo": demo}
 
 
 def get_recipe(name_or_file: str, network: str) -> Recipe:

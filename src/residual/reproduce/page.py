@@ -39,11 +39,18 @@ def results_page(results: Sequence[Result]) -> str:
         "",
         *_headlines(finished),
         "",
+        "## Depth",
+        "",
+        "Training error at the same step of the same recipe, seed 0. The paper's claim: a plain net gets",
+        "worse with depth, a residual net does not.",
+        "",
+        *_depth(results),
+        "",
         "## Figures",
         "",
-        "The paper's claims: plain nets get worse with depth and residual nets better (Figure 6); residual",
-        "nets respond less, layer by layer (Figure 7). Where the runs shown were cut short, the table below",
-        "says after how many steps.",
+        "Figure 6: error against iterations, by the recipe `paper`. Figure 7: how strongly layers respond:",
+        "the paper finds that residual nets respond less. Where the runs shown were cut short, the table",
+        "below says after how many steps.",
         "",
         "![Figure 6](figure6.png)",
         "",
@@ -90,16 +97,40 @@ def _headlines(results: Sequence[Result]) -> Iterable[str]:
             yield f"| {network} | {aim:.2f} | | | 0 | | | open: not run in full yet |"
 
 
+def _depth(results: Sequence[Result]) -> Iterable[str]:
+    """Set nets of 20 and 56 layers side by side where both were trained alike."""
+    yield "| kind | recipe | steps | 20 layers | 56 layers | the deeper one is |"
+    yield "|---|---|---|---|---|---|"
+    errors = {_course(run): run["training_error"] for run in results if run["seed"] == 0}
+    for network, recipe, steps in sorted(errors):
+        deeper = errors.get((network.replace("20", "56"), recipe, steps))
+        if network not in ("plain20", "resnet20") or deeper is None:
+            continue
+        change = deeper - errors[network, recipe, steps]
+        verdict = f"{abs(change):.2f} {'worse' if change > 0 else 'better'}"
+        yield (
+            f"| {network.removesuffix('20')} | {recipe} | {steps} | {errors[network, recipe, steps]:.2f} | "
+            f"{deeper:.2f} | {verdict} |"
+        )
+
+
+def _course(run: Result) -> tuple[str, str, str]:
+    """Return what two runs must share, beside the network first, for their steps to be comparable."""
+    return run["network"], run["recipe"], _steps(run)
+
+
+def _steps(run: Result) -> str:
+    cut = run["iterations"] < run["schedule_iterations"]
+    return f"{run['iterations']:,}" + (f" of {run['schedule_iterations']:,}" if cut else "")
+
+
 def _runs(results: Sequence[Result]) -> Iterable[str]:
     heads = ("network", "recipe", "seed", "steps", "test error", "training error", "seconds", "images/s")
     yield f"| {' | '.join(heads)} | hardware | commit |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for run in results:
-        steps = f"{run['iterations']:,}"
-        if run["iterations"] < run["schedule_iterations"]:
-            steps += f" of {run['schedule_iterations']:,}"
         yield (
-            f"| {run['network']} | {run['recipe']} | {run['seed']} | {steps} | {run['error']:.2f} | "
+            f"| {run['network']} | {run['recipe']} | {run['seed']} | {_steps(run)} | {run['error']:.2f} | "
             f"{run['training_error']:.2f} | {run['seconds']:,.0f} | {run['images_per_second']:,.0f} | "
             f"{_machine(run)} | {(run['commit'] or 'unknown')[:10]} |"
         )
