@@ -96,6 +96,19 @@ def test_a_budget_that_is_over_saves_what_is_in_progress_and_the_next_call_goes_
     assert resumed[0]["step"] > 0
 
 
+def test_a_run_folder_of_another_recipe_gives_no_result(tmp_path, capfd):
+    folders = {"results": tmp_path / "results", "runs": tmp_path / "runs"}
+    residual.train(
+        tiny(1)[0].replace({"optimizer.momentum": 0.5}),
+        output=tmp_path / "runs" / result_path(Path(), tiny(1)[0]).stem,
+    )
+    said = []
+    assert reproduce(tiny(1), **folders, say=said.append) == []
+    assert not list((tmp_path / "results").iterdir())
+    assert "exit code 5" in said[1]
+    assert "optimizer.momentum: 0.5 -> 0.9" in capfd.readouterr().err
+
+
 def test_budgets():
     assert not Budget.parse("2h").spent()
     assert Budget.parse("0s").spent()

@@ -111,7 +111,7 @@ def reproduce(
 
     def finished(job: Job, code: int) -> None:
         run = Run.open(job.output) if (job.output / "recipe.json").is_file() else None
-        if run is None or run.result is None:
+        if code or run is None or run.result is None:
             say(f"{job.output.name}: stopped or failed with exit code {code}")
             return
         try:
