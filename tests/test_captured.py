@@ -36,9 +36,9 @@ def weights(path):
     return residual.load_model(path).state_dict()
 
 
-@pytest.mark.parametrize("warmup", [False, True])
-def test_steps_by_tables_compute_what_the_eager_ones_do(tmp_path, monkeypatch, warmup, request):
-    changes = {"optimizer.learning_rate": 0.01}
+@pytest.mark.parametrize(("warmup", "muon"), [(False, 0.0), (True, 0.0), (False, 0.01)])
+def test_steps_by_tables_compute_what_the_eager_ones_do(tmp_path, monkeypatch, warmup, muon, request):
+    changes = {"optimizer.learning_rate": 0.01, "optimizer.muon": muon}
     if warmup:
         changes |= {
             "schedule.warmup_learning_rate": 0.001,
@@ -144,8 +144,9 @@ def test_the_graph_is_what_ran(tmp_path, monkeypatch):
 
 
 @needs_cuda
-def test_a_deterministic_captured_run_resumes_exactly(tmp_path, monkeypatch):
-    recipe = small(deterministic=True)
+@pytest.mark.parametrize("muon", [0.0, 0.02])
+def test_a_deterministic_captured_run_resumes_exactly(tmp_path, monkeypatch, muon):
+    recipe = small(deterministic=True, **{"optimizer.muon": muon})
     residual.train(recipe, output=tmp_path / "whole", device="cuda")
     real = Trainer.train_one
 

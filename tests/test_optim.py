@@ -49,6 +49,23 @@ def test_every_convolution_turns_by_the_angle_and_keeps_its_length():
         assert math.acos(cosine) == pytest.approx(0.05, rel=0.1)
 
 
+def test_the_direction_is_that_of_torchs_own_muon():
+    weight = nn.Parameter(torch.randn((16, 8, 3, 3), generator=seeded(1)))
+    matrix = nn.Parameter(torch.zeros(16, 72))
+    ours = Muon([{"params": [weight]}], angle=0.5, lr=0.1, momentum=0.9, nesterov=True, fused=True)
+    theirs = torch.optim.Muon([matrix], lr=1.0, momentum=0.9, nesterov=True, weight_decay=0.0)
+    for step in range(3):
+        gradient = torch.randn(weight.shape, generator=seeded(10 + step))
+        weight.grad, matrix.grad = gradient.clone(), gradient.flatten(1).clone()
+        old, origin = weight.detach().flatten(1).clone(), matrix.detach().clone()
+        ours.step()
+        theirs.step()
+        direction = (matrix.detach() - origin) / (matrix.detach() - origin).norm()
+        turned = old + 0.5 * old.norm() * direction
+        new = weight.detach().flatten(1)
+        assert float((turned * new).sum() / turned.norm() / new.norm()) > 0.9995  # theirs is in bfloat16
+
+
 def test_half_the_rate_is_half_the_angle():
     turns = []
     for rate in (0.2, 0.1):
