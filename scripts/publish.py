@@ -3,8 +3,14 @@
 import sys
 from pathlib import Path
 
+from residual.errors import ResidualError
 from residual.reproduce.publish import publish
 from residual.run import Run
 
-folder = publish(Run.open(Path(sys.argv[1])), data_dir=Path(sys.argv[2]) if len(sys.argv) > 2 else None)
-print(folder)  # noqa: T201
+if len(sys.argv) not in (2, 3):
+    sys.exit(__doc__)
+try:
+    run, *data = map(Path, sys.argv[1:])
+    print(publish(Run.open(run), data_dir=data[0] if data else None))  # noqa: T201
+except ResidualError as error:
+    sys.exit(str(error))

@@ -17,10 +17,14 @@ def seeded(seed=0):
 
 def network_with_gradients(seed=0):
     torch.manual_seed(1)
-    network = create_model("resnet8", shortcut="B")
-    for parameter in network.parameters():
-        parameter.grad = torch.randn(parameter.shape, generator=seeded(seed + parameter.numel()))
+    network = create_model("resnet14", shortcut="B")
+    give_gradients(network, seed)
     return network
+
+
+def give_gradients(network, seed):
+    for number, parameter in enumerate(network.parameters()):
+        parameter.grad = torch.randn(parameter.shape, generator=seeded(1000 * seed + number))
 
 
 def convolutions(network):
@@ -49,11 +53,12 @@ def test_every_convolution_turns_by_the_angle_and_keeps_its_length():
         assert math.acos(cosine) == pytest.approx(0.05, rel=0.1)
 
 
-def test_the_direction_is_that_of_torchs_own_muon():
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_the_direction_is_that_of_torchs_own_muon(nesterov):
     weight = nn.Parameter(torch.randn((16, 8, 3, 3), generator=seeded(1)))
     matrix = nn.Parameter(torch.zeros(16, 72))
-    ours = Muon([{"params": [weight]}], angle=0.5, lr=0.1, momentum=0.9, nesterov=True, fused=True)
-    theirs = torch.optim.Muon([matrix], lr=1.0, momentum=0.9, nesterov=True, weight_decay=0.0)
+    ours = Muon([{"params": [weight]}], angle=0.5, lr=0.1, momentum=0.9, nesterov=nesterov, fused=True)
+    theirs = torch.optim.Muon([matrix], lr=1.0, momentum=0.9, nesterov=nesterov, weight_decay=0.0)
     for step in range(3):
         gradient = torch.randn(weight.shape, generator=seeded(10 + step))
         weight.grad, matrix.grad = gradient.clone(), gradient.flatten(1).clone()
@@ -87,8 +92,7 @@ def test_all_but_convolutions_is_left_to_sgd(decay_all):
     kinds.append(make_optimizer(networks[1], Optimizer(**settings, muon=0.05)))
     for seed in (7, 8, 9):
         for network, optimizer in zip(networks, kinds, strict=True):
-            for parameter in network.parameters():
-                parameter.grad = torch.randn(parameter.shape, generator=seeded(seed + parameter.numel()))
+            give_gradients(network, seed)
             optimizer.step()
     for (name, one), other in zip(networks[0].named_parameters(), networks[1].parameters(), strict=True):
         assert torch.equal(one, other) == (one.dim() != 4), name
@@ -124,14 +128,35 @@ def test_its_state_goes_on_exactly(tmp_path):
     optimizer = make_optimizer(whole, settings)
     optimizer.step()
     torch.save((whole.state_dict(), optimizer.state_dict()), tmp_path / "state.pt")
-    part = create_model("resnet8", shortcut="B")
+    part = create_model("resnet14", shortcut="B")
     second = make_optimizer(part, settings)
     weights, state = torch.load(tmp_path / "state.pt")
     part.load_state_dict(weights)
     second.load_state_dict(state)
     for network, one in ((whole, optimizer), (part, second)):
-        for parameter in network.parameters():
-            parameter.grad = torch.randn(parameter.shape, generator=seeded(99 + parameter.numel()))
+        give_gradients(network, 99)
         one.step()
     for one, other in zip(whole.parameters(), part.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_no_gradient_turns_nothing():
+    network = network_with_gradients()
+    before = [weight.detach().clone() for weight in convolutions(network)]
+    optimizer = make_optimizer(network, Optimizer(muon=0.05))
+    for parameter in network.parameters():
+        parameter.grad.zero_()
+    optimizer.step()
+    for old, new in zip(before, convolutions(network), strict=True):
+        torch.testing.assert_close(old, new.detach(), rtol=1e-6, atol=0)
+
+
+def test_the_memory_layout_makes_no_difference():
+    networks = [network_with_gradients(), network_with_gradients().to(memory_format=torch.channels_last)]
+    optimizers = [make_optimizer(network, Optimizer(muon=0.05, nesterov=True)) for network in networks]
+    for seed in (3, 4):
+        for network, optimizer in zip(networks, optimizers, strict=True):
+            give_gradients(network, seed)
+            optimizer.step()
+    for one, other in zip(*map(convolutions, networks), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)

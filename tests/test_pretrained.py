@@ -1,7 +1,9 @@
 """Networks that come trained: their stated errors, what publishing refuses, names on the command line."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,15 +32,22 @@ def digits_run(tmp_path_factory):
 def shelf(tmp_path, monkeypatch, digits_run):
     """An empty shelf of weights, and a resnet8 that may be put there."""
     monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path / "weights")
-    monkeypatch.setattr(publishing, "PUBLISHED_DATA", "digits")
+    monkeypatch.setattr(publishing, "PUBLISHED_RECIPES", ("demo, iterations=30",))
     monkeypatch.setitem(publishing.HEADLINES, "resnet8", 95.0)
     (tmp_path / "weights").mkdir()
     return tmp_path / "weights"
 
 
+def test_what_the_readme_names_comes_trained():
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    named = re.findall(r'create_model\("(\w+)", pretrained=True\)', text)
+    assert named
+    assert set(named) <= set(NAMES)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_each_has_the_error_that_is_stated(name, cifar10_root, cli):
-    code, out, _ = cli("evaluate", name, "--data-dir", cifar10_root, "--json")
+    code, out, _ = cli("evaluate", name, "--data-dir", cifar10_root, "--device", "cpu", "--json")
     assert code == 0
     stated = pretrained.measured(name)
     assert json.loads(out)["images"] == stated["images"] == 10_000
@@ -85,13 +94,41 @@ def test_publishing_refuses_what_did_not_reach_its_aim(shelf, digits_run, monkey
     assert not list(shelf.iterdir())
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"holdout": 9}, {"iterations": 99}, {"data": "cifar10"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"holdout": 9},
+        {"iterations": 99},
+        {"data": "cifar10"},
+        {"batch_size": 65},
+        {"shortcut": "B"},
+    ],
+)
 def test_publishing_refuses_other_runs(shelf, digits_run, tmp_path, change):
     shutil.copytree(digits_run, tmp_path / "run")
     path = tmp_path / "run" / "recipe.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "stop_after": 30, **change}))
     with pytest.raises(RunError, match="not published"):
         publish(Run.open(tmp_path / "run"), weights=shelf)
+    assert not list(shelf.iterdir())
+
+
+def test_publishing_refuses_a_second_one_and_a_network_without_an_aim(shelf, digits_run, monkeypatch):
+    publish(Run.open(digits_run), weights=shelf)
+    with pytest.raises(RunError, match="published already"):
+        publish(Run.open(digits_run), weights=shelf)
+    monkeypatch.delitem(publishing.HEADLINES, "resnet8")
+    with pytest.raises(RunError, match="no error is set"):
+        publish(Run.open(digits_run), weights=shelf)
+
+
+def test_a_folder_that_is_not_whole_does_not_count(shelf, digits_run):
+    publish(Run.open(digits_run), weights=shelf)
+    (shelf / "resnet8" / "measured.json").unlink()
+    assert residual.list_pretrained() == []
+    with pytest.raises(UsageError, match="those that do: none"):
+        pretrained.find_model("resnet8")
 
 
 def test_a_name_that_does_not_come_trained_is_refused_with_those_that_do(shelf, digits_run, cli):
@@ -102,7 +139,7 @@ def test_a_name_that_does_not_come_trained_is_refused_with_those_that_do(shelf, 
         residual.create_model("resnet8", pretrained=True, shortcut="B")
     code, _, err = cli("evaluate", "resnet14")
     assert code == 2
-    assert "resnet14" in err
+    assert "those that do: resnet8" in err
 
 
 def test_a_folder_goes_before_a_name(shelf, digits_run, tmp_path, monkeypatch):

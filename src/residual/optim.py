@@ -30,8 +30,11 @@ def make_optimizer(network: nn.Module, settings: Optimizer) -> torch.optim.SGD:
     )
 
 
+TINY = 1e-12  # keeps a length of 0 from being divided by
+
+
 class Muon(torch.optim.SGD):
-    """SGD, except that a convolution turns towards its momentum made orthogonal, by a set angle a step.
+    """SGD, except that a convolution turns against its momentum made orthogonal, by a set angle a step.
 
     Every direction that a convolution [out, in * k * k] can move in then moves equally far (Jordan et al.,
     2024). BN behind it makes its length of no effect, so the length is kept and needs no decay. Linear
@@ -39,7 +42,7 @@ class Muon(torch.optim.SGD):
     asks the host, so that a step can be captured.
 
     Args:
-        angle: radians, at the optimiser's first learning rate; it rises and falls with the rate.
+        angle: about so many radians a step at the optimiser's first learning rate, less as the rate falls.
     """
 
     def __init__(self, groups: Any, angle: float, **settings: Any) -> None:
@@ -47,8 +50,8 @@ class Muon(torch.optim.SGD):
         self.angle_per_rate = angle / settings["lr"]
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """Take a step, after which convolutions have no gradient any more."""
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take a step, after which convolutions have no gradient any more; a closure is not supported."""
         for group in self.param_groups:
             shapes: dict[torch.Size, list[Tensor]] = {}
             for weight in group["params"]:
@@ -56,12 +59,13 @@ class Muon(torch.optim.SGD):
                     shapes.setdefault(weight.shape, []).append(weight)
             for weights in shapes.values():
                 self._turn(weights, group)
-        return super().step(closure)
+        super().step(closure)
 
     def _turn(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         """Turn convolutions of one shape, as matrices [count, out, in * k * k]."""
         for weight in weights:
-            self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
+            if "momentum_buffer" not in self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         momenta = [self.state[weight]["momentum_buffer"] for weight in weights]
         torch._foreach_mul_(momenta, group["momentum"])
@@ -70,8 +74,9 @@ class Muon(torch.optim.SGD):
         old = torch.stack(weights).flatten(2)
         direction = orthogonalize(torch.stack(ahead if group["nesterov"] else momenta).flatten(2))
         length = _length(old)
-        new = old - group["lr"] * self.angle_per_rate * length / _length(direction) * direction
-        new *= length / _length(new)
+        direction = direction / (_length(direction) + TINY)  # no gradient, no direction
+        new = old - group["lr"] * self.angle_per_rate * length * direction
+        new *= length / (_length(new) + TINY)
         bad = getattr(self, "found_inf", None)
         if bad is not None:
             new = torch.where(bad > 0, old, new)
@@ -94,7 +99,7 @@ def orthogonalize(matrices: Tensor, iterations: int = 5) -> Tensor:
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    x = x / (_length(x) + 1e-12)
+    x = x / (_length(x) + TINY)
     for _ in range(iterations):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x

@@ -11,12 +11,13 @@ from .model_folder import load_model
 from .models import ResNet, resolve_shortcut
 from .models import create_model as create_fresh_model
 
-WEIGHTS = Path(__file__).parent / "weights"  # one model folder a network, with `measured.json` beside it
+WEIGHTS = Path(__file__).parent / "weights"  # one model folder a network, and in it the file that follows
+MEASURED = "measured.json"
 
 
 def list_pretrained(pattern: str = "*") -> list[str]:
     """Return the names of the networks that come trained and fit a shell pattern, the shallowest first."""
-    found = [path.parent.name for path in WEIGHTS.glob("*/config.json")]
+    found = [path.parent.name for path in WEIGHTS.glob(f"*/{MEASURED}")]
     names = [name for name in found if fnmatch(name, pattern)]
     return sorted(names, key=lambda name: measured(name)["parameters"])
 
@@ -27,7 +28,7 @@ def measured(name: str) -> dict[str, Any]:
     Raises:
         UsageError: the network does not come trained.
     """
-    facts: dict[str, Any] = json.loads((_folder(name) / "measured.json").read_text(encoding="utf-8"))
+    facts: dict[str, Any] = json.loads((_folder(name) / MEASURED).read_text(encoding="utf-8"))
     return facts
 
 
@@ -38,7 +39,11 @@ def find_model(name_or_folder: str | Path) -> Path:
         UsageError: it is neither.
     """
     path = Path(name_or_folder)
-    return path if path.exists() or str(path) not in list_pretrained() else _folder(str(path))
+    if path.exists():
+        return path
+    if str(path) not in list_pretrained():
+        raise UsageError(f"no folder {path}, and no network of that name comes trained; {_those_that_do()}")
+    return _folder(str(path))
 
 
 def create_model(
@@ -87,7 +92,10 @@ def create_model(
 
 def _folder(name: str) -> Path:
     folder = WEIGHTS / name
-    if not (folder / "config.json").is_file():
-        names = ", ".join(list_pretrained()) or "none"
-        raise UsageError(f"'{name}' does not come trained; those that do: {names}")
+    if not (folder / MEASURED).is_file():
+        raise UsageError(f"'{name}' does not come trained; {_those_that_do()}")
     return folder
+
+
+def _those_that_do() -> str:
+    return f"those that do: {', '.join(list_pretrained()) or 'none'}"

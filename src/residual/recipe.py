@@ -56,7 +56,7 @@ class Optimizer(_Section):
     weight_decay: float = _number(1e-4, 0)
     nesterov: bool = False
     decay_all: bool = True  # False keeps the decay off BN and biases
-    muon: float = _number(0.0, 0, 1)  # above 0: radians by which Muon turns convolutions at learning_rate
+    muon: float = _number(0.0, 0, 0.5)  # above 0: Muon turns convolutions by so many radians at learning_rate
 
 
 @dataclass(frozen=True)
