@@ -31,15 +31,16 @@ def fast(network: str) -> Recipe:
         iterations=5274,
         batch_size=256,
         precision="bfloat16",
-        optimizer=Optimizer(learning_rate=0.4, weight_decay=5e-4, nesterov=True, decay_all=False, muon=0.05),
+        optimizer=Optimizer(learning_rate=0.4, weight_decay=5e-4, nesterov=True, decay_all=False, muon=0.02),
         schedule=Schedule(shape="triangle", peak=0.2),
         augment=Augment(padding=2),
     )
 
 
 def best(network: str) -> Recipe:
-    """200 epochs of what `fast` does in 27, with the paper's crops, for the lowest error."""
-    return fast(network).replace({"name": "best", "iterations": 39_063, "augment.padding": 4})
+    """200 epochs of what `fast` does in 27, with smaller angles and the paper's crops, for the lowest error."""
+    longer = {"name": "best", "iterations": 39_063, "optimizer.muon": 0.01, "augment.padding": 4}
+    return fast(network).replace(longer)
 
 
 def demo(network: str) -> Recipe:
