@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..models import complexity
+from ..models import complexity, parse_name
 
 Result = dict[str, Any]
 
@@ -18,6 +18,7 @@ PAPER_ERRORS = {
     "resnet110": 6.43,
     "resnet1202": 7.93,
 }
+DEPTHS = (20, 32, 44, 56, 110)  # those of Figure 6
 HEADLINES = {"resnet20": 8.75, "resnet44": 8.0, "resnet47_bottleneck": 9.0}
 
 
@@ -99,25 +100,18 @@ def _headlines(results: Sequence[Result]) -> Iterable[str]:
 
 
 def _depth(results: Sequence[Result]) -> Iterable[str]:
-    """Set nets of 20 and 56 layers side by side where both were trained alike."""
-    yield "| kind | recipe | steps | 20 layers | 56 layers | the deeper one is |"
-    yield "|---|---|---|---|---|---|"
-    errors = {_course(run): run["training_error"] for run in results if run["seed"] == 0}
-    for network, recipe, steps in sorted(errors):
-        deeper = errors.get((network.replace("20", "56"), recipe, steps))
-        if network not in ("plain20", "resnet20") or deeper is None:
-            continue
-        change = deeper - errors[network, recipe, steps]
-        verdict = f"{abs(change):.2f} {'worse' if change > 0 else 'better'}"
-        yield (
-            f"| {network.removesuffix('20')} | {recipe} | {steps} | {errors[network, recipe, steps]:.2f} | "
-            f"{deeper:.2f} | {verdict} |"
-        )
-
-
-def _course(run: Result) -> tuple[str, str, str]:
-    """Return what two runs must share, beside the network first, for their steps to be comparable."""
-    return run["network"], run["recipe"], _steps(run)
+    """Set nets of different depths side by side where they were trained alike."""
+    rows: dict[tuple[str, str, str], dict[int, float]] = defaultdict(dict)
+    for run in results:
+        name = parse_name(run["network"])
+        if run["seed"] == 0 and not name.bottleneck:
+            rows[name.family, run["recipe"], _steps(run)][name.layers] = run["training_error"]
+    yield f"| kind | recipe | steps | {' | '.join(f'{depth} layers' for depth in DEPTHS)} |"
+    yield "|---|---|---|" + "---|" * len(DEPTHS)
+    for (family, recipe, steps), errors in sorted(rows.items()):
+        if len(errors) > 1:
+            cells = (f"{errors[depth]:.2f}" if depth in errors else "" for depth in DEPTHS)
+            yield f"| {family} | {recipe} | {steps} | {' | '.join(cells)} |"
 
 
 def _steps(run: Result) -> str:
