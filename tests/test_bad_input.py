@@ -302,7 +302,7 @@ def test_plotting_what_cannot_be_plotted(refused, here, finished, unfinished):
 def test_a_folder_that_is_no_model(refused, here):
     (here / "empty").mkdir()
     refused(2, ["evaluate", "empty"], "empty is no run folder and no model folder")
-    refused(2, ["evaluate", "missing"], "missing is no run folder and no model folder")
+    refused(2, ["evaluate", "missing"], "missing is no run folder and no model folder", "that do: resnet20")
     (here / "file").write_text("")
     refused(2, ["evaluate", "file"], "file is no run folder and no model folder")
 

@@ -42,7 +42,9 @@ def find_model(name_or_folder: str | Path) -> Path:
     if path.exists():
         return path
     if str(path) not in list_pretrained():
-        raise UsageError(f"no folder {path}, and no network of that name comes trained; {_those_that_do()}")
+        raise UsageError(
+            f"{path} is no run folder and no model folder, nor does '{path}' come trained; {_those_that_do()}"
+        )
     return _folder(str(path))
 
 
