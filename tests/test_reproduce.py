@@ -141,6 +141,9 @@ def test_the_page_says_what_is_open_and_what_is_not_reached():
     cut = results_page([{**run, "error": 8.0, "iterations": 4}])
     assert "**8.00**" not in cut, "a run that was cut short is no result"
     assert "4 of 10" in cut
+    changed = results_page([{**run, "error": 8.0, "recipe": "fast, optimizer.momentum=0.8"}])
+    assert "**8.00**" not in changed, "a changed recipe is no recipe of this project"
+    assert "| resnet20 | fast, optimizer.momentum=0.8 | 0 | 10 | 8.00 |" in changed
 
 
 def test_depths_are_compared_only_where_all_else_is_alike():
