@@ -296,6 +296,25 @@ def test_plotting_what_cannot_be_plotted(refused, here, finished, unfinished):
     refused(5, ["plot", "run"], "run has no metrics yet")
 
 
+def test_values_that_do_not_go_together(refused):
+    refused(2, [*TRAIN, "--set", "optimizer.nesterov=true", "--set", "optimizer.momentum=0"], "must not be 0")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "word"),
+    [
+        ("--recipe", "demo", "take paper, fast, best"),
+        ("--jobs", "0", "--jobs"),
+        ("--jobs", "-1", "--jobs"),
+        ("--seeds", "0", "--seeds"),
+        ("--budget", "nanm", "not 'nanm'"),
+        ("--models", "resnet21", "resnet20"),
+    ],
+)
+def test_reproducing_what_cannot_be(refused, option, value, word):
+    refused(2, ["reproduce", "headlines", option, value], word)
+
+
 # model folders
 
 

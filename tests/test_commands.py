@@ -131,7 +131,7 @@ def test_a_printed_recipe_can_be_trained_from_a_file(cli, tmp_path):
     ]
     code, out, _ = cli("train", "plain8", *more)
     assert code == 0
-    assert (json.loads(out)["network"], json.loads(out)["recipe"]) == ("plain8", "demo")
+    assert (json.loads(out)["network"], json.loads(out)["recipe"]) == ("plain8", "demo, iterations=2")
 
 
 def test_the_demo_recipe_learns_the_digits(tmp_path):

@@ -11,7 +11,8 @@ import torch
 import residual
 from residual import pretrained
 from residual.errors import RunError, UsageError
-from residual.recipes import get_recipe
+from residual.recipe import from_dict
+from residual.recipes import get_recipe, recipe_label
 from residual.reproduce import publish as publishing
 from residual.reproduce.publish import publish
 from residual.run import Run
@@ -32,7 +33,7 @@ def digits_run(tmp_path_factory):
 def shelf(tmp_path, monkeypatch, digits_run):
     """An empty shelf of weights, and a resnet8 that may be put there."""
     monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path / "weights")
-    monkeypatch.setattr(publishing, "PUBLISHED_RECIPES", ("demo, iterations=30",))
+    monkeypatch.setattr(publishing, "CIFAR_RECIPES", ("demo, iterations=30",))
     monkeypatch.setitem(publishing.HEADLINES, "resnet8", 95.0)
     (tmp_path / "weights").mkdir()
     return tmp_path / "weights"
@@ -61,6 +62,9 @@ def test_each_is_small_and_says_how_it_came_about(name):
     assert (folder / "model.safetensors").stat().st_size < 2.2 * stated["parameters"] + 50_000
     assert f"{stated['error']:.2f} %" in (folder / "README.md").read_text()
     assert stated["seed"] == 0
+    assert stated["recipe"] == recipe_label(from_dict(stated["recipe_in_full"])), (
+        "a recipe's name means another now"
+    )
     assert stated["error"] <= publishing.aim(name)
 
 

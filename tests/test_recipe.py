@@ -40,7 +40,7 @@ CHANGES = {
     "checkpoint_activations": ("true", True),
     "recompute_batchnorm": ("TRUE", True),
     "optimizer.learning_rate": ("5e-2", 0.05),
-    "optimizer.momentum": ("0", 0.0),
+    "optimizer.momentum": ("0.8", 0.8),
     "optimizer.weight_decay": ("0.0005", 0.0005),
     "optimizer.nesterov": ("true", True),
     "optimizer.decay_all": ("false", False),

@@ -8,13 +8,13 @@ import torch
 
 import residual
 from residual import report
-from residual.errors import UsageError
+from residual.errors import RunError, UsageError
 from residual.recipe import from_dict
-from residual.recipes import get_recipe
+from residual.recipes import get_recipe, recipe_label
 from residual.reproduce import Budget, load_results, plan, reproduce
 from residual.reproduce.page import results_page
 from residual.reproduce.responses import layer_responses
-from residual.reproduce.results import recipe_label, result_path
+from residual.reproduce.results import result_path, save_result
 from residual.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +35,8 @@ def test_the_plan_is_seed_by_seed_and_the_cheapest_first():
     assert all(recipe.iterations == 64_000 for recipe in plan("figure6", "paper"))
     with pytest.raises(UsageError):
         plan("figure9", "paper")
+    with pytest.raises(UsageError, match="take paper, fast, best"):
+        plan("headlines", "demo")  # its digits would stand among the errors on CIFAR-10
 
 
 def test_a_changed_recipe_never_passes_for_the_papers(tmp_path):
@@ -103,8 +105,9 @@ def test_a_run_folder_of_another_recipe_gives_no_result(tmp_path, capfd):
         output=tmp_path / "runs" / result_path(Path(), tiny(1)[0]).stem,
     )
     said = []
-    assert reproduce(tiny(1), **folders, say=said.append) == []
-    assert not list((tmp_path / "results").iterdir())
+    with pytest.raises(RunError, match="1 of 2 runs failed: resnet8-demo"):
+        reproduce(tiny(2), **folders, say=said.append)
+    assert [path.name for path in (tmp_path / "results").iterdir()] == [result_path(Path(), tiny(2)[1]).name]
     assert "exit code 5" in said[1]
     assert "optimizer.momentum: 0.5 -> 0.9" in capfd.readouterr().err
 
@@ -113,7 +116,7 @@ def test_budgets():
     assert not Budget.parse("2h").spent()
     assert Budget.parse("0s").spent()
     assert not Budget.parse(None).spent()
-    for text in ("25", "m", "ten m"):
+    for text in ("25", "m", "", "ten m", "nanm", "-5m", "infh"):
         with pytest.raises(UsageError):
             Budget.parse(text)
 
@@ -157,8 +160,35 @@ def test_depths_are_compared_only_where_all_else_is_alike():
     assert "| resnet | fast | 10 | 5.00 |  |  | 4.00 |  |" in page
     assert "| plain | fast" not in page, "one depth alone compares nothing"
     others = [trained("resnet56", 4.0, iterations=9), trained("resnet56", 1.0, seed=1)]
+    others += [trained("resnet14", 6.0)]  # no column, so nothing to set beside the other
     others += [trained("resnet56", 3.0, recipe="paper"), trained("resnet47_bottleneck", 2.0)]
     assert "| resnet | fast | 10 | 5.00" not in results_page([trained("resnet20", 5.0), *others])
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_last_point(tmp_path):
+    residual.train(tiny(1, iterations=400, log_every=1)[0], output=tmp_path / "run")
+    record = json.loads(save_result(tmp_path, Run.open(tmp_path / "run")).read_text())
+    steps = [step for step, _ in record["curve"]["train"]]
+    assert 100 < len(steps) <= 160
+    assert steps[-1] == 400
+    assert len(set(torch.tensor(steps).diff().tolist())) == 1
+
+
+def test_a_note_names_the_runs_that_it_speaks_of():
+    run = {"network": "resnet20", "recipe": "fast", "seed": 0, "iterations": 10, "schedule_iterations": 10}
+    run |= {"error": 9.0, "training_error": 5.0, "seconds": 60, "images_per_second": 900}
+    run |= {"hardware": {"gpu": "a GPU"}, "commit": "0123456789abcdef+changes"}
+    page = results_page([run, {**run, "recipe": "paper", "iterations": 4, "note": "slow"}])
+    assert "Note on resnet20 by paper, 4 of 10 steps: slow" in page
+    assert "| 0123456789+changes |" in page, "code that was edited is no commit"
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "{}", "3"])
+def test_a_damaged_result_file_is_named(tmp_path, text):
+    (tmp_path / "cifar10").mkdir()
+    (tmp_path / "cifar10" / "x.json").write_text(text)
+    with pytest.raises(RunError, match="damaged"):
+        report.write_pages(tmp_path, tmp_path)
 
 
 def test_every_file_is_named_by_what_its_recipe_is_today():
@@ -173,3 +203,13 @@ def test_the_page_of_results_comes_from_the_files_alone(tmp_path):
     assert (tmp_path / "results.md").read_text() == (ROOT / "docs" / "results.md").read_text()
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("figure6.png", "figure7.png"))
     assert len(load_results(STORED)) == len(list(STORED.glob("*.json")))
+
+
+def test_the_log_of_the_search_gives_what_its_files_say():
+    rows = (ROOT / "docs" / "log.md").read_text().replace("**", "").splitlines()
+    files = sorted((ROOT / "results" / "search").glob("*.json"))
+    assert files
+    for path in files:
+        run = json.loads(path.read_text())
+        cells = f"{run['holdout_error']:.2f} | {run['holdout_loss']:.3f} | {run['training_error']:.2f} |"
+        assert any(row.startswith(f"| {path.stem[0]}: ") and row.endswith(cells) for row in rows), path.name

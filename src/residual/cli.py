@@ -30,7 +30,7 @@ from .models import complexity, list_models
 from .plot import plot_runs
 from .pretrained import find_model, list_pretrained, measured
 from .recipe import Recipe
-from .recipes import RECIPES, get_recipe
+from .recipes import CIFAR_RECIPES, RECIPES, get_recipe
 from .reproduce import TARGETS, Budget, plan
 from .reproduce import reproduce as reproduce_runs
 from .run import Run, environment_facts, without_paths
@@ -389,9 +389,9 @@ def bench(
 def reproduce(
     what: Annotated[str, typer.Argument(help=f"{', '.join(TARGETS)}.")],
     models: Annotated[str | None, typer.Option(help="Networks, separated by commas.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="Seeds 0 to N-1; by default the target's.")] = None,
-    recipe: Annotated[str, typer.Option(help="paper, fast or best.")] = "paper",
-    jobs: Annotated[int, typer.Option(help="So many runs at once.")] = 1,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds 0 to N-1; by default the target's.")] = None,
+    recipe: Annotated[str, typer.Option(help=f"{', '.join(CIFAR_RECIPES)}.")] = "paper",
+    jobs: Annotated[int, typer.Option(min=1, help="So many runs at once.")] = 1,
     budget: Annotated[str | None, typer.Option(help="Stop in time, for example 25m.")] = None,
     data_dir: DataDir = None,
     device: Device = None,

@@ -3,9 +3,10 @@
 import ctypes
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -117,6 +118,11 @@ def describe(device: torch.device) -> dict[str, str | int]:
     if device.type == "cuda":
         values["gpu"] = torch.cuda.get_device_name(device)
     return values
+
+
+def short_name(hardware: Mapping[str, Any]) -> str:
+    """Name what `describe` returned in a few words, for a table."""
+    return str(hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} threads")
 
 
 def _cpu_name() -> str:

@@ -24,6 +24,7 @@ from .pretrained import find_model
 from .progress import Reporter
 from .quantization import CALIBRATION_IMAGES, quantize
 from .recipe import Recipe, differences
+from .recipes import recipe_label
 from .run import Run, environment_facts
 from .trainer import Trainer
 
@@ -255,7 +256,7 @@ def _finish(run: Run, recipe: Recipe, prepared: _Prepared, trainer: Trainer) -> 
         "network": recipe.network,
         "shortcut": recipe.shortcut,
         "data": recipe.data,
-        "recipe": recipe.name,
+        "recipe": recipe_label(recipe),
         "seed": recipe.seed,
         "iterations": trainer.step,
         "error": found.error,
@@ -275,7 +276,7 @@ def _finish(run: Run, recipe: Recipe, prepared: _Prepared, trainer: Trainer) -> 
         normalization=prepared.normalization,
         input_size=(3, *prepared.dataset.train.images.shape[1:3]),
         data=recipe.data,
-        recipe=recipe.name,
+        recipe=recipe_label(recipe),
     )
     facts = {
         f"error on the {found.images:,} test pictures": f"{found.error:.2f} %",

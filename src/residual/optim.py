@@ -42,7 +42,7 @@ class Muon(torch.optim.SGD):
     asks the host, so that a step can be captured.
 
     Args:
-        angle: about so many radians a step at the optimiser's first learning rate, less as the rate falls.
+        angle: about so many radians a step at the learning rate `lr`, in proportion at any other.
     """
 
     def __init__(self, groups: Any, angle: float, **settings: Any) -> None:

@@ -48,7 +48,7 @@ class _Section:
 
 @dataclass(frozen=True)
 class Optimizer(_Section):
-    """Stochastic gradient descent with momentum."""
+    """Stochastic gradient descent with momentum; for convolutions, if so chosen, Muon."""
 
     _prefix = "optimizer."
     learning_rate: float = _number(0.1, 0, above=True)
@@ -127,6 +127,10 @@ class Recipe(_Section):
         super().__post_init__()
         if self.compile and self.checkpoint_activations:
             raise UsageError("compile and checkpoint_activations do not go together: choose one")
+        if self.optimizer.nesterov and not self.optimizer.momentum:
+            raise UsageError(
+                "optimizer.nesterov looks ahead along the momentum: optimizer.momentum must not be 0"
+            )
         object.__setattr__(self, "shortcut", registry.resolve_shortcut(self.network, self.shortcut))
 
     @property

@@ -5,12 +5,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .device import short_name
 from .errors import RunError
 from .files import write_text
 from .models import list_models
 from .reproduce.figures import figure_6, figure_7
 from .reproduce.page import results_page
 from .reproduce.results import load_results
+from .run import short_commit
 
 
 def write_pages(results: Path, output: Path) -> list[Path]:
@@ -29,14 +31,15 @@ def write_pages(results: Path, output: Path) -> list[Path]:
             write_text(output / "speed.md", speed_page(benches))
             written.append(output / "speed.md")
         return written + (_write_results(runs, output) if runs else [])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"cannot make the pages: {type(error).__name__}: {error}") from error
 
 
 def _write_results(runs: list[dict[str, Any]], output: Path) -> list[Path]:
-    """Write the page of results and its two pictures, which show seed 0 of the paper's recipe."""
+    """Write the page of results and its two pictures: of each network the longest run of `paper`, seed 0."""
     write_text(output / "results.md", results_page(runs))
-    shown = {run["network"]: run for run in runs if run["recipe"] == "paper" and run["seed"] == 0}
+    longest_last = sorted(runs, key=lambda run: run["iterations"])
+    shown = {run["network"]: run for run in longest_last if run["recipe"] == "paper" and run["seed"] == 0}
     order = [shown[name] for name in list_models() if name in shown]
     figure_6(order, output / "figure6.png")
     figure_7(order, output / "figure7.png")
@@ -49,17 +52,17 @@ def speed_page(benches: dict[str, Any]) -> str:
         "# Speed",
         "",
         "Made by `residual report` from `results/bench/*.json`. Rates are in pictures a second: the median",
-        "of the rounds and, in brackets, the least and the most; ratios are taken round by round.",
+        "of the rounds and, in brackets, the least and the most; ratios are taken round by round. The rates",
+        "of a matrix product and of a copy are one measurement each, on a noisy machine and for one size:",
+        "marks to read a step by, which it may pass.",
     ]
     for name, bench in benches.items():
-        hardware = bench["hardware"]
-        machine = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} threads"
-        commit = (bench["commit"] or "unknown")[:12]
         lines += [
             "",
-            f"## {bench['date'][:10]}, {machine}",
+            f"## {bench['date'][:10]}, {short_name(bench['hardware'])}",
             "",
-            f"`{name}`: torch {bench['versions']['torch']}, commit {commit}, `{bench['command']}`",
+            f"`{name}`: torch {bench['versions']['torch']}, commit {short_commit(bench['commit'])}, "
+            f"`{bench['command']}`",
         ]
         for record in bench["records"]:
             lines += ["", *_record(record)]

@@ -184,6 +184,12 @@ def without_paths(command: str) -> str:
     return re.sub(r"(?:[^\s=]*/)([^/\s]+)", r"\1", command)
 
 
+def short_commit(commit: str | None) -> str:
+    """Return the beginning of what `environment_facts` gives as the commit; that it was edited stays."""
+    digits, plus, changes = (commit or "unknown").partition("+")
+    return digits[:10] + plus + changes
+
+
 def _commit() -> str | None:
     """Return the commit that the package runs from, "+changes" if it was edited; None if installed."""
     folder = Path(__file__).resolve().parent

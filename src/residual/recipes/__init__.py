@@ -8,6 +8,20 @@ from ..recipe import Recipe, load_recipe
 from .cifar import best, demo, fast, paper
 
 RECIPES: dict[str, Callable[[str], Recipe]] = {"paper": paper, "fast": fast, "best": best, "demo": demo}
+CIFAR_RECIPES = ("paper", "fast", "best")  # whose figures stand beside the paper's
+
+# keys that do not change what is learnt, only what is shown, kept or how it is launched
+NEUTRAL = {
+    "name",
+    "network",
+    "seed",
+    "curve",
+    "stop_after",
+    "log_every",
+    "evaluate_every",
+    "checkpoint_every",
+}
+NEUTRAL |= {"capture", "checkpoint_activations", "deterministic"}
 
 
 def get_recipe(name_or_file: str, network: str) -> Recipe:
@@ -24,4 +38,13 @@ def get_recipe(name_or_file: str, network: str) -> Recipe:
     return load_recipe(path, network)
 
 
-__all__ = ["RECIPES", "get_recipe"]
+def recipe_label(recipe: Recipe) -> str:
+    """Name a recipe with whatever was changed in it, so that a changed one never passes for the paper's."""
+    known = recipe.name in RECIPES
+    base = RECIPES[recipe.name](recipe.network) if known else Recipe(network=recipe.network)
+    usual, own = base.flat(), recipe.flat()
+    changed = [f"{key}={own[key]}" for key in own if own[key] != usual[key] and key not in NEUTRAL]
+    return ", ".join([recipe.name, *changed])
+
+
+__all__ = ["CIFAR_RECIPES", "RECIPES", "get_recipe", "recipe_label"]

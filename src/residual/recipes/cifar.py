@@ -1,4 +1,4 @@
-"""Recipes for small pictures: `paper` (section 4.2) and `demo` (handwritten digits in a minute).
+"""Recipes for small pictures: `paper` (section 4.2), `fast` and `best` (this project's), `demo` (digits).
 
 residual train resnet20 --data-dir DATA               8.75 % test error in the paper's Table 6
 residual train resnet20 --data digits                 under 2 % test error
@@ -22,8 +22,8 @@ def paper(network: str) -> Recipe:
 def fast(network: str) -> Recipe:
     """27 epochs, a sixth of the paper's: Muon for convolutions, batch 256, a triangular rate; bfloat16.
 
-    How each choice did on a hold-out is in `docs/log.md`; what it reaches, in `docs/results.md`. On a
-    CPU without bfloat16 instructions, `--set precision=float32` is faster.
+    How it was chosen is in `docs/log.md`; what it reaches, in `docs/results.md`. On a CPU without
+    bfloat16 instructions, try `--set precision=float32`.
     """
     return Recipe(
         name="fast",
@@ -38,7 +38,7 @@ def fast(network: str) -> Recipe:
 
 
 def best(network: str) -> Recipe:
-    """200 epochs of what `fast` does in 27, by smaller angles and the paper's crops, for a lower error."""
+    """200 epochs of what `fast` does in 27, by smaller angles and the paper's crops; meant to reach less."""
     longer = {"name": "best", "iterations": 39_063, "optimizer.muon": 0.01, "augment.padding": 4}
     return fast(network).replace(longer)
 

@@ -1,21 +1,25 @@
 """Which runs a table or figure needs, which are missing, and their training in the time there is."""
 
+import re
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ResidualError, UsageError
+from ..errors import ResidualError, RunError, UsageError
 from ..jobs import Job, run_jobs
 from ..models import complexity
 from ..recipe import Recipe
-from ..recipes import get_recipe
+from ..recipes import CIFAR_RECIPES, get_recipe
 from ..run import Run
 from .results import result_path, save_result
 
 FIGURE_6_STEPS = (
     2000  # where the whole schedule is out of reach, its beginning shows plain and residual nets part
 )
+
+STOPPED = 128 + signal.SIGTERM  # the exit code of a run that `run_jobs` stopped
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,10 @@ class Budget:
         if text is None:
             return cls(None)
         units = {"s": 1, "m": 60, "h": 3600}
-        try:
-            return cls(float(text[:-1]) * units[text[-1]])
-        except (ValueError, KeyError, IndexError):
-            raise UsageError(f"a budget is a number and s, m or h, such as 25m, not '{text}'") from None
+        number, unit = text[:-1], text[-1:]
+        if unit not in units or not re.fullmatch(r"\d+(\.\d+)?", number):
+            raise UsageError(f"a budget is a number and s, m or h, such as 25m, not '{text}'")
+        return cls(float(number) * units[unit])
 
     def spent(self) -> bool:
         """Tell whether the time is over."""
@@ -67,10 +71,12 @@ def plan(target: str, recipe: str, networks: Sequence[str] = (), seeds: int | No
     Seeds are 0, 1, 2, ... so that nobody can choose among them.
 
     Raises:
-        UsageError: there is no such target, recipe or network.
+        UsageError: there is no such target or network, or the recipe is not one for the paper's nets.
     """
     if target not in TARGETS:
         raise UsageError(f"nothing to reproduce called '{target}': take {', '.join(TARGETS)}")
+    if recipe not in CIFAR_RECIPES:
+        raise UsageError(f"no recipe '{recipe}' to reproduce by: take {', '.join(CIFAR_RECIPES)}")
     wanted = TARGETS[target]
     changes = {"curve": "test"} | ({"stop_after": wanted.stop_after} if wanted.stop_after else {})
     chosen = sorted(networks or wanted.networks, key=lambda name: complexity(name).multiply_adds)
@@ -102,27 +108,34 @@ def reproduce(
     Raises:
         InterruptedRunError: a signal came.
         DataError: the data cannot be loaded.
+        RunError: a run failed; the others were trained all the same.
     """
     results.mkdir(parents=True, exist_ok=True)
     missing = [recipe for recipe in recipes if not result_path(results, recipe).exists()]
     say(f"{len(recipes) - len(missing)} of {len(recipes)} runs are there; {len(missing)} to train")
     planned = [Job(recipe, runs / result_path(results, recipe).stem) for recipe in missing]
     written: list[Path] = []
+    failed: list[str] = []
 
     def finished(job: Job, code: int) -> None:
-        run = Run.open(job.output) if (job.output / "recipe.json").is_file() else None
-        if code or run is None or run.result is None:
-            say(f"{job.output.name}: stopped or failed with exit code {code}")
+        name = job.output.name
+        if code == STOPPED:
+            say(f"{name}: stopped, and saved")
             return
         try:
+            if code:
+                raise RunError(f"exit code {code}")
+            run = Run.open(job.output)
             written.append(save_result(results, run, data_dir))
-        except ResidualError as error:  # the other runs go on; the next call writes this one's file
-            say(f"{job.output.name}: finished, but without a result file: {error}")
-            return
-        say(f"{job.output.name}: test error {run.result['error']:.2f} %")
+            say(f"{name}: test error {run.result['error']:.2f} %")  # type: ignore[index]
+        except ResidualError as error:  # the other runs go on
+            failed.append(name)
+            say(f"{name}: failed: {error}")
 
     stop = (budget or Budget(None)).spent
     run_jobs(planned, jobs, data_dir=data_dir, device=device, finished=finished, stop=stop)
+    if failed:
+        raise RunError(f"{len(failed)} of {len(planned)} runs failed: {', '.join(failed)}")
     if len(written) < len(missing):
         say(f"{len(missing) - len(written)} runs are still to do; the next call goes on with them")
     return written

@@ -11,11 +11,10 @@ from ..files import write_json, write_text
 from ..model_folder import load_model, model_card, save_model
 from ..models import complexity
 from ..pretrained import MEASURED, WEIGHTS
+from ..recipes import CIFAR_RECIPES, recipe_label
 from ..run import Run
 from .page import HEADLINES, PAPER_ERRORS
-from .results import provenance, recipe_label
-
-PUBLISHED_RECIPES = ("paper", "fast", "best")  # unchanged: a label names every key that differs
+from .results import provenance
 
 
 def aim(network: str) -> float:
@@ -53,8 +52,8 @@ def publish(run: Run, *, weights: Path = WEIGHTS, data_dir: Path | None = None) 
         raise RunError(f"{recipe.network} is published already: remove {folder} first")
     if result is None or recipe.last_step < recipe.iterations:
         raise RunError(f"{run.path} did not train to the end of its recipe: not published")
-    if recipe.seed != 0 or recipe_label(recipe) not in PUBLISHED_RECIPES:
-        raise RunError(f"{run.path} is not seed 0 of {' or '.join(PUBLISHED_RECIPES)}: not published")
+    if recipe.seed != 0 or recipe_label(recipe) not in CIFAR_RECIPES:
+        raise RunError(f"{run.path} is not seed 0 of {' or '.join(CIFAR_RECIPES)}: not published")
     weights.mkdir(exist_ok=True)
     with TemporaryDirectory(dir=weights, prefix=".") as temporary:
         stored = Path(temporary) / recipe.network
