@@ -71,7 +71,8 @@ def speed_page(benches: dict[str, Any]) -> str:
 
 def _record(record: dict[str, Any]) -> Iterable[str]:
     """Write one measurement as a table of rates and a list of ratios."""
-    yield f"### {record['kind']} {record['network']}, batch {record['batch_size']}"
+    what = " ".join(filter(None, (record["kind"], record["network"])))  # data alone has no network
+    yield f"### {what}, batch {record['batch_size']}"
     yield ""
     if "steps_per_second" in record:
         yield "| runs at once | steps a second in all |"
