@@ -1,6 +1,7 @@
 """Reproduction: what is planned and left out, what a stop loses, pages of measured numbers only."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from residual.errors import RunError, UsageError
 from residual.recipe import from_dict
 from residual.recipes import get_recipe, recipe_label
 from residual.reproduce import Budget, load_results, plan, reproduce
-from residual.reproduce.page import results_page
+from residual.reproduce.page import results_page, trained_alike
 from residual.reproduce.responses import layer_responses
 from residual.reproduce.results import result_path, save_result
 from residual.run import Run
@@ -191,6 +192,22 @@ def test_a_damaged_result_file_is_named(tmp_path, text):
         report.write_pages(tmp_path, tmp_path)
 
 
+def test_the_figures_show_the_longest_runs_that_all_their_nets_had():
+    alike = {"seed": 0, "recipe": "paper", "iterations": 4, "schedule_iterations": 10}
+    nets = ("resnet56", "plain56", "plain20", "resnet20")
+    short = [{**alike, "network": name} for name in nets]
+    long = [{**run, "iterations": 10} for run in short]
+    others = [{**run, "recipe": "fast, muon=1", "iterations": 9} for run in short]
+    assert trained_alike(short[:3]) == {}
+    assert trained_alike([*short, *long[:3]])["paper"] == [short[2], short[3], short[0], short[1]]
+    both = trained_alike([*long, {**long[0], "seed": 1}, *short, *others])
+    assert {name: {run["iterations"] for run in runs} for name, runs in both.items()} == {
+        "paper": {10},
+        "fast": {9},
+    }
+    assert [len(runs) for runs in both.values()] == [4, 4]
+
+
 def test_every_file_is_named_by_what_its_recipe_is_today():
     for path in STORED.glob("*.json"):
         assert path == result_path(STORED, from_dict(json.loads(path.read_text())["recipe_in_full"]))
@@ -201,7 +218,9 @@ def test_the_page_of_results_comes_from_the_files_alone(tmp_path):
         pytest.skip("no results yet")
     report.write_pages(ROOT / "results", tmp_path)
     assert (tmp_path / "results.md").read_text() == (ROOT / "docs" / "results.md").read_text()
-    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("figure6.png", "figure7.png"))
+    pictures = re.findall(r"\((figure.*?\.png)\)", (tmp_path / "results.md").read_text())
+    assert {"figure6-paper.png", "figure7-paper.png"} <= set(pictures)
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in pictures)
     assert len(load_results(STORED)) == len(list(STORED.glob("*.json")))
 
 

@@ -21,6 +21,11 @@ def style() -> AbstractContextManager[None]:
     return matplotlib.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
 
 
+def in_thousands(step: float, _position: float = 0) -> str:
+    """Label an axis of steps: 800, 1k, 1.5k, 64k."""
+    return f"{step / 1000:g}k" if step >= 1000 else f"{step:g}"
+
+
 def plot_runs(runs: Sequence[Run], path: Path) -> None:
     """Draw the runs' curves into a PNG.
 
@@ -36,7 +41,7 @@ def plot_runs(runs: Sequence[Run], path: Path) -> None:
         tops = [_draw(axes, run, COLOURS[index % len(COLOURS)]) for index, run in enumerate(runs)]
         axes.set(xlabel="iterations", ylabel="error (%)", ylim=(0, min(100, max(1, 1.05 * max(tops)))))
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k" if step >= 1000 else f"{step:g}")
+        axes.xaxis.set_major_formatter(in_thousands)
         axes.grid(axis="y", alpha=0.3)
         axes.legend(frameon=False)
         try:

@@ -8,9 +8,8 @@ from typing import Any
 from .device import short_name
 from .errors import RunError
 from .files import write_text
-from .models import list_models
 from .reproduce.figures import figure_6, figure_7
-from .reproduce.page import results_page
+from .reproduce.page import results_page, trained_alike
 from .reproduce.results import load_results
 from .run import short_commit
 
@@ -36,14 +35,14 @@ def write_pages(results: Path, output: Path) -> list[Path]:
 
 
 def _write_results(runs: list[dict[str, Any]], output: Path) -> list[Path]:
-    """Write the page of results and its two pictures: of each network the longest run of `paper`, seed 0."""
-    write_text(output / "results.md", results_page(runs))
-    longest_last = sorted(runs, key=lambda run: run["iterations"])
-    shown = {run["network"]: run for run in longest_last if run["recipe"] == "paper" and run["seed"] == 0}
-    order = [shown[name] for name in list_models() if name in shown]
-    figure_6(order, output / "figure6.png")
-    figure_7(order, output / "figure7.png")
-    return [output / name for name in ("results.md", "figure6.png", "figure7.png")]
+    """Write the page of results and its pictures."""
+    written = [output / "results.md"]
+    write_text(written[0], results_page(runs))
+    for recipe, alike in trained_alike(runs).items():
+        for number, draw in ((6, figure_6), (7, figure_7)):
+            written.append(output / f"figure{number}-{recipe}.png")
+            draw(alike, written[-1])
+    return written
 
 
 def speed_page(benches: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..files import write_atomically
-from ..plot import COLOURS, style
+from ..plot import COLOURS, in_thousands, style
 
 Result = dict[str, Any]
 
@@ -22,6 +22,8 @@ def figure_6(results: Sequence[Result], path: Path) -> None:
             for index, result in enumerate(_of(results, family)):
                 _curves(axes, result, COLOURS[index])
             axes.set(title="plain nets" if family == "plain" else "residual nets", xlabel="iterations")
+            axes.xaxis.set_major_formatter(in_thousands)
+            axes.set_xlim(left=0)
             axes.grid(axis="y", alpha=0.3)
             axes.legend(frameon=False, title="dashed: training, bold: test", alignment="left")
         panels[0].set(ylabel="error (%)", ylim=(0, 90))
@@ -33,7 +35,7 @@ def figure_7(results: Sequence[Result], path: Path) -> None:
     with style():
         figure = Figure(figsize=(9, 7), layout="constrained")
         by_layer, by_size = figure.subplots(2, 1)
-        for index, result in enumerate(results):
+        for index, result in enumerate(_of(results, "plain") + _of(results, "resnet")):
             values = result["responses"]
             line = "--" if result["network"].startswith("plain") else "-"
             for axes, shown in ((by_layer, values), (by_size, sorted(values, reverse=True))):

@@ -9,6 +9,7 @@ from ..device import short_name
 from ..models import complexity, parse_name
 from ..recipes import CIFAR_RECIPES
 from ..run import short_commit
+from .plan import TARGETS
 
 Result = dict[str, Any]
 
@@ -59,14 +60,10 @@ def results_page(results: Sequence[Result]) -> str:
         "",
         "## Figures",
         "",
-        "Figure 6: error against iterations, by the recipe `paper`. Figure 7: how strongly layers respond:",
-        "the paper finds that residual nets respond less. Where the runs shown were cut short, the table",
-        "below says after how many steps.",
+        "Figure 6: error against iterations. Figure 7: how strongly layers respond; the paper finds that",
+        "residual nets respond less. Each is drawn for every recipe by which the nets were trained alike.",
         "",
-        "![Figure 6](figure6.png)",
-        "",
-        "![Figure 7](figure7.png)",
-        "",
+        *_figures(results),
         "## Every run",
         "",
         *_runs(results),
@@ -126,6 +123,28 @@ def _depth(results: Sequence[Result]) -> Iterable[str]:
         cells = [f"{errors[depth]:.2f}" if depth in errors else "" for depth in DEPTHS]
         if sum(map(bool, cells)) > 1:
             yield f"| {family} | {recipe} | {steps} | {' | '.join(cells)} |"
+
+
+def trained_alike(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Choose what Figures 6 and 7 show: by each recipe the longest runs that all their nets had, seed 0."""
+    groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
+    for run in sorted(results, key=lambda run: parse_name(run["network"]).layers):
+        if run["seed"] == 0 and not parse_name(run["network"]).bottleneck:
+            groups[run["recipe"], _steps(run)].append(run)
+    chosen = {}
+    for (recipe, _), runs in sorted(groups.items(), key=lambda group: group[1][0]["iterations"]):
+        if {run["network"] for run in runs} >= set(TARGETS["figure6"].networks):
+            chosen[recipe.partition(",")[0]] = runs
+    return chosen
+
+
+def _figures(results: Sequence[Result]) -> Iterable[str]:
+    for name, runs in sorted(trained_alike(results).items()):
+        yield f"By `{runs[0]['recipe']}`, {_steps(runs[0])} steps:"
+        yield ""
+        for number in (6, 7):
+            yield f"![Figure {number} by {name}](figure{number}-{name}.png)"
+            yield ""
 
 
 def _steps(run: Result) -> str:
