@@ -175,12 +175,14 @@ def test_a_long_curve_is_thinned_and_keeps_its_last_point(tmp_path):
     assert len(set(torch.tensor(steps).diff().tolist())) == 1
 
 
-def test_a_note_names_the_runs_that_it_speaks_of():
+def test_marks_stand_where_a_figure_is_not_what_it_seems():
     run = {"network": "resnet20", "recipe": "fast", "seed": 0, "iterations": 10, "schedule_iterations": 10}
     run |= {"error": 9.0, "training_error": 5.0, "seconds": 60, "images_per_second": 900}
     run |= {"hardware": {"gpu": "a GPU"}, "commit": "0123456789abcdef+changes"}
-    page = results_page([run, {**run, "recipe": "paper", "iterations": 4, "note": "slow"}])
-    assert "Note on resnet20 by paper, 4 of 10 steps: slow" in page
+    page = results_page([run, {**run, "seed": 1, "seconds": 80, "disturbed": True}])
+    assert "| fast | **9.00** | 2 | 70 \\* |" in page
+    assert "| 9.00 | 5.00 | 60 | 900 |" in page
+    assert "| 9.00 | 5.00 | 80 \\* | 900 |" in page
     assert "| 0123456789+changes |" in page, "code that was edited is no commit"
 
 

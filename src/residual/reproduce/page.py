@@ -101,9 +101,8 @@ def _headlines(results: Sequence[Result]) -> Iterable[str]:
         for recipe in sorted({run["recipe"] for run in runs}):
             chosen = [run for run in runs if run["recipe"] == recipe]
             mean = statistics.mean(run["error"] for run in chosen)
-            seconds = statistics.mean(run["seconds"] for run in chosen)
             yield (
-                f"| {network} | {aim:.2f} | {recipe} | **{mean:.2f}** | {len(chosen)} | {seconds:,.0f} | "
+                f"| {network} | {aim:.2f} | {recipe} | **{mean:.2f}** | {len(chosen)} | {_seconds(chosen)} | "
                 f"{short_name(chosen[0]['hardware'])} | {'yes' if mean <= aim else 'no'} |"
             )
         if not runs:
@@ -159,14 +158,18 @@ def _runs(results: Sequence[Result]) -> Iterable[str]:
     for run in results:
         yield (
             f"| {run['network']} | {run['recipe']} | {run['seed']} | {_steps(run)} | {run['error']:.2f} | "
-            f"{run['training_error']:.2f} | {run['seconds']:,.0f} | {run['images_per_second']:,.0f} | "
+            f"{run['training_error']:.2f} | {_seconds([run])} | {run['images_per_second']:,.0f} | "
             f"{short_name(run['hardware'])} | {short_commit(run['commit'])} |"
         )
-    for note in sorted({run["note"] for run in results if "note" in run}):
+    if any(run.get("disturbed") for run in results):
         yield ""
-        runs = [run for run in results if run.get("note") == note]
-        names = [f"{run['network']} by {run['recipe']}, {_steps(run)} steps" for run in runs]
-        yield f"Note on {'; '.join(names)}: {note}"
+        yield "\\* The machine did other work meanwhile: no measure of speed; seconds include pauses."
+
+
+def _seconds(runs: Sequence[Result]) -> str:
+    """Give the mean of the training times, marked where someone noted in a file that it is no measure."""
+    mark = " \\*" if any(run.get("disturbed") for run in runs) else ""
+    return f"{statistics.mean(run['seconds'] for run in runs):,.0f}{mark}"
 
 
 def _by_network_and_recipe(results: Sequence[Result]) -> dict[tuple[str, str], list[float]]:
