@@ -131,7 +131,7 @@ def test_shortcuts_that_do_not_fit(refused, command):
         ("holdout=99999", ["not 99999"]),
         ("holdout=1400", ["batch_size must be at most the training set's 37"]),
         ("holdout=-1", ["holdout must be"]),
-        ("precision=float16", ["precision must be one of float32, bfloat16"]),
+        ("precision=float16", ["precision must be one of auto, float32, bfloat16"]),
         ("channels_last=maybe", ["true or false"]),
         ("schedule.drops=half", ["a list of numbers"]),
         ("network=resnet21", ["resnet20, resnet26"]),

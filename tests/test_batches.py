@@ -1,5 +1,6 @@
 """The stream of training batches: every picture once an epoch, crops and flips, normalisation, hold-out."""
 
+import itertools
 import json
 
 import numpy as np
@@ -347,3 +348,16 @@ def test_digits_are_pictures_in_the_shape_of_cifar():
     assert torch.equal(dataset.test.images, again.test.images)
     train, test = ({image.numpy().tobytes() for image in s.images} for s in (dataset.train, dataset.test))
     assert not train & test
+
+
+def test_an_alternating_flip_alternates_for_every_image():
+    augment = Augment(padding=0, alternate_flip=True)
+    flipped = []
+    for epoch in range(4):
+        draws = Draws.of_epoch(3, epoch, 1000, augment)
+        flipped.append(torch.empty(1000, dtype=torch.bool).index_put_((draws.order,), draws.flips))
+    assert 400 < int(flipped[0].sum()) < 600
+    for before, after in itertools.pairwise(flipped):
+        assert torch.equal(before, ~after)
+    other = Draws.of_epoch(4, 0, 1000, augment)
+    assert not torch.equal(flipped[0], torch.empty_like(flipped[0]).index_put_((other.order,), other.flips))

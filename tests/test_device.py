@@ -1,12 +1,16 @@
 """Denormals are flushed in every thread, from the import on; devices are checked."""
 
+import shutil
 import subprocess
 import sys
 
 import pytest
+import torch
 
-from residual.device import available_devices, resolve_device
+import residual
+from residual.device import available_devices, resolve_device, resolve_precision
 from residual.errors import UsageError
+from residual.run import Run
 
 # 2^24 numbers of which each product is denormal, shared among all threads of the pool
 PRODUCT = "print(int((torch.full((1 << 24,), 1e-30) * 1e-10).count_nonzero()), torch.get_num_threads())"
@@ -51,3 +55,36 @@ def test_devices():
     assert str(resolve_device()) in (*available_devices(), "cuda")
     with pytest.raises(UsageError, match=r"there is: .*cpu"):
         resolve_device("cuda:99")
+
+
+@pytest.mark.parametrize(
+    ("abilities", "precision"),
+    [
+        ({"avx512_bf16": True}, "bfloat16"),
+        ({"amx_bf16": True}, "bfloat16"),
+        ({"avx512_f": True}, "float32"),
+        ({}, "float32"),
+    ],
+)
+def test_auto_precision_follows_the_cpu(monkeypatch, abilities, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities, raising=False)
+    cpu = torch.device("cpu")
+    assert resolve_precision("auto", cpu) == precision
+    assert resolve_precision("float32", cpu) == "float32"
+    assert resolve_precision("bfloat16", cpu) == "bfloat16"
+
+
+def test_a_resume_keeps_the_precision_that_the_run_began_with(tmp_path, monkeypatch):
+    recipe = residual.get_recipe("demo", "resnet8").replace({"iterations": 6, "precision": "auto"})
+    for first, then in (("bfloat16", []), ("float32", ["avx512_bf16"])):
+        run, before = tmp_path / first, [] if then else ["avx512_bf16"]
+        monkeypatch.setattr("residual.device.cpu_abilities", lambda found=before: found)
+        residual.train(recipe, output=run)
+        assert Run.open(run).environment["precision"] == first
+        assert Run.open(run).recipe.precision == "auto"
+        weights = (run / "model/model.safetensors").read_bytes()
+        (run / "result.json").unlink()
+        shutil.rmtree(run / "checkpoints")
+        monkeypatch.setattr("residual.device.cpu_abilities", lambda found=then: found)
+        residual.resume(run)
+        assert (run / "model/model.safetensors").read_bytes() == weights

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from residual.data import Normalization, load_dataset
+from residual.errors import CheckpointError
 from residual.evaluation import BATCH_SIZE, evaluate_split, score
 
 
@@ -13,12 +14,20 @@ def test_figures_of_known_scores():
     )
     found = score(scores, torch.tensor([0, 2, 6, 2]))
     assert (found.images, found.error, found.top5_error) == (4, 50.0, 25.0)
-    assert found.per_class_error == [0, 0, 50, 0, 0, 0, 100]
+    assert found.per_class_error == [0, None, 50, None, None, None, 100]  # no image, no error
     assert found.confusion[2] == [0, 1, 1, 0, 0, 0, 0]
     assert found.confusion[6][0] == 1
     assert sum(map(sum, found.confusion)) == 4
     by_hand = -torch.log_softmax(scores.double(), 1)[range(4), [0, 2, 6, 2]].mean()
     assert found.loss == pytest.approx(float(by_hand))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_an_error_and_not_a_figure(bad):
+    logits = torch.eye(3)
+    logits[1, 0] = bad
+    with pytest.raises(CheckpointError, match="1 of 3 images are not finite"):
+        score(logits, torch.tensor([0, 1, 2]))
 
 
 def test_fewer_than_five_classes():

@@ -46,6 +46,9 @@ def test_a_changed_recipe_never_passes_for_the_papers(tmp_path):
     changed = paper.replace({"precision": "bfloat16"})
     assert recipe_label(changed) == "paper, precision=bfloat16"
     assert result_path(tmp_path, changed) != result_path(tmp_path, paper)
+    fast = get_recipe("fast", "resnet20")  # leaves the precision to the device, so none is a change
+    assert fast.precision == "auto"
+    assert {recipe_label(fast.replace({"precision": p})) for p in ("float32", "bfloat16")} == {"fast"}
     assert recipe_label(paper.replace({"shortcut": "B"})) == "paper, shortcut=B"
     own = residual.Recipe(name="mine")
     assert result_path(tmp_path, own) != result_path(tmp_path, own.replace({"iterations": 5}))

@@ -50,7 +50,7 @@ def stop_at(monkeypatch):
 def comparable(path):
     """Everything of a finished run that must not depend on having been stopped."""
     run = Run.open(path)
-    untimed = {"seconds", "images_per_second"}
+    untimed = {"seconds", "images_per_second", "cpu_seconds", "others_share", "disturbed"}
     result = {key: value for key, value in run.result.items() if key not in untimed}
     metrics = [{key: value for key, value in r.items() if key not in untimed} for r in run.metrics()]
     return result, metrics

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .data import Normalization, Split
+from .errors import CheckpointError
 from .models import ResNet, optimize_for_inference
 
 BATCH_SIZE = 250
@@ -15,13 +16,16 @@ BATCH_SIZE = 250
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network makes of a set: errors in percent, mean cross-entropy, `confusion[true][predicted]`."""
+    """What a network makes of a set: errors in percent, mean cross-entropy, `confusion[true][predicted]`.
+
+    `per_class_error` is None for a class without images.
+    """
 
     images: int
     error: float
     top5_error: float
     loss: float
-    per_class_error: list[float]
+    per_class_error: list[float | None]
     confusion: list[list[int]]
 
     def as_dict(self) -> dict[str, Any]:
@@ -50,19 +54,29 @@ def evaluate_split(
 
 
 def score(scores: Tensor, labels: Tensor) -> Evaluation:
-    """Compare class scores before the softmax [N, classes] with labels [N]."""
+    """Compare logits [N, classes] with labels [N].
+
+    Raises:
+        CheckpointError: a logit is not finite, so no figure would mean anything.
+    """
     count, classes = scores.shape
+    bad = count - int(scores.isfinite().all(1).sum())
+    if bad:
+        raise CheckpointError(
+            f"the logits of {bad} of {count} images are not finite, so there is no error to report: "
+            "the weights or BN statistics are corrupted, or training diverged"
+        )
     best = scores.topk(min(5, classes), dim=1).indices
     hits = best == labels[:, None]
     pairs = labels * classes + best[:, 0]
     confusion = torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
-    of_class = confusion.sum(1)
-    per_class = 100 - 100 * confusion.diagonal() / of_class.clamp_min(1).double()
+    right, of_class = confusion.diagonal().tolist(), confusion.sum(1).tolist()
+    per_class = [100 * (n - hit) / n if n else None for hit, n in zip(right, of_class, strict=True)]
     return Evaluation(
         images=count,
         error=100 * (count - int(hits[:, 0].sum())) / count,
         top5_error=100 * (count - int(hits.sum())) / count,
         loss=float(F.cross_entropy(scores.double(), labels)),
-        per_class_error=torch.where(of_class > 0, per_class, 0.0).tolist(),
+        per_class_error=per_class,
         confusion=confusion.tolist(),
     )

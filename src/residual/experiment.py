@@ -14,6 +14,7 @@ from torch.optim.swa_utils import update_bn
 
 from . import device as devices
 from .checkpoint import find_checkpoint, load_checkpoint
+from .cpu_time import DISTURBED
 from .data import Dataset, Normalization, Split, TrainBatches, hold_out, load_dataset
 from .errors import CheckpointError, RunError
 from .evaluation import Evaluation, evaluate_split
@@ -53,6 +54,7 @@ class _Prepared:
     holdout_sha256: str | None
     network: ResNet
     device: torch.device
+    precision: str  # resolved: never "auto"
     denormals_flushed: bool
 
     def evaluate(self, split: Split, network: nn.Module | None = None) -> Evaluation:
@@ -62,10 +64,12 @@ class _Prepared:
 
 def _facts(recipe: Recipe, prepared: _Prepared, data_dir: str | Path | None) -> dict[str, Any]:
     """Gather what `environment.json` records."""
-    fused = rule_fuses(prepared.device, recipe.precision, recipe.channels_last, recipe.compile)
+    fused = rule_fuses(prepared.device, prepared.precision, recipe.channels_last, recipe.compile)
     return {
         **environment_facts(devices.describe(prepared.device)),
+        "dataset": prepared.dataset.name,
         "data_dir": str(Path(data_dir).resolve()) if data_dir is not None else None,
+        "precision": prepared.precision,
         "holdout_sha256": prepared.holdout_sha256,
         "denormals_flushed": prepared.denormals_flushed,
         "bn_relu": "fused" if fused else "plain",
@@ -88,7 +92,7 @@ def train(
         output: the run folder, which must not exist; by default `runs/DATE-NETWORK-seedSEED`.
         data_dir: see `load_dataset`.
         device: "cuda", "mps" or "cpu"; by default the fastest there is.
-        dataset: the recipe's data, where it is in memory already.
+        dataset: images in memory, in place of the recipe's data; its name goes into result and model card.
         quiet: show no progress.
 
     Raises:
@@ -130,7 +134,12 @@ def resume(
         return Result(run.path, run.result)
     began = run.environment
     data_dir = data_dir or began.get("data_dir")
-    prepared = _prepare(run.recipe, data_dir, device or began["hardware"]["device"], dataset)
+    name = began.get("dataset", run.recipe.data)
+    if dataset is None and name != run.recipe.data:
+        raise RunError(f"{path} was trained on a data set of your own, '{name}': resume(..., dataset=...)")
+    prepared = _prepare(
+        run.recipe, data_dir, device or began["hardware"]["device"], dataset, began.get("precision")
+    )
     facts = _facts(run.recipe, prepared, data_dir)
     with run.locked():
         return _execute(run, run.recipe, prepared, Reporter(not quiet), facts)
@@ -163,10 +172,7 @@ def evaluate(
         raise CheckpointError("this network comes from no model folder, so its normalisation is not known")
     where = devices.resolve_device(device)
     dataset = load_dataset(data or config.data, data_dir)
-    if len(dataset.class_names) != len(config.class_names):
-        raise CheckpointError(
-            f"{dataset.name} has {len(dataset.class_names)} classes, not {len(config.class_names)}"
-        )
+    _check_fit(dataset, config)
     if int8:
         pictures = config.normalization.apply(dataset.train.images[:CALIBRATION_IMAGES])
         with TemporaryDirectory() as folder:
@@ -177,11 +183,38 @@ def evaluate(
     return evaluate_split(network, dataset.test, config.normalization, where)
 
 
+def _check_fit(dataset: Dataset, config: ModelConfig) -> None:
+    """Refuse to evaluate a model on classes or image sizes that are not its own.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    names, own = dataset.class_names, config.class_names
+    unnamed = own == tuple(f"class {label}" for label in range(len(own)))  # as an import leaves them
+    if len(names) != len(own) or (names != own and not unnamed):
+        raise CheckpointError(
+            f"{dataset.name} has {len(names)} classes ({_few(names)}), the model {len(own)} ({_few(own)}): "
+            "evaluate it on the classes that it was trained for"
+        )
+    if dataset.image_size != tuple(config.input_size[1:]):
+        sizes = ["x".join(map(str, size)) for size in (dataset.image_size, config.input_size[1:])]
+        raise CheckpointError(f"{dataset.name} has images of {sizes[0]} pixels, the model takes {sizes[1]}")
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
 def _prepare(
-    recipe: Recipe, data_dir: str | Path | None, device: str | None, dataset: Dataset | None
+    recipe: Recipe,
+    data_dir: str | Path | None,
+    device: str | None,
+    dataset: Dataset | None,
+    precision: str | None = None,
 ) -> _Prepared:
     """Load and build all that a run needs; write nothing."""
     where = devices.resolve_device(device)
+    precision = precision or devices.resolve_precision(recipe.precision, where)
     flushed = devices.prepare(where)
     dataset = dataset or load_dataset(recipe.data, data_dir)
     part, held, digest = dataset.train, None, None
@@ -201,7 +234,7 @@ def _prepare(
         )
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     network.to(where, memory_format=layout)  # type: ignore[call-overload]
-    return _Prepared(dataset, batches, normalization, held, digest, network, where, flushed)
+    return _Prepared(dataset, batches, normalization, held, digest, network, where, precision, flushed)
 
 
 def _execute(
@@ -210,7 +243,8 @@ def _execute(
     """Train, from the start or from where a run stopped, and write what comes out."""
     evaluations = _evaluations(recipe, prepared)
     with reporter, devices.cuda_settings(recipe.deterministic):
-        trainer = Trainer(recipe, prepared.network, prepared.batches, run, reporter, evaluations)
+        resolved = recipe.replace({"precision": prepared.precision})
+        trainer = Trainer(resolved, prepared.network, prepared.batches, run, reporter, evaluations)
         if resumed is not None:
             trainer.resume()
             run.note_resume(trainer.step, resumed)
@@ -251,11 +285,11 @@ def _holdout_best(prepared: _Prepared, trainer: Trainer) -> dict[str, float] | N
 def _finish(run: Run, recipe: Recipe, prepared: _Prepared, trainer: Trainer) -> Result:
     """Evaluate, then write model, curves and, last of all, the result."""
     found = prepared.evaluate(prepared.dataset.test)
-    images = trainer.step * recipe.batch_size
+    images, cpu = trainer.step * recipe.batch_size, trainer.meter.read()
     figures: dict[str, Any] = {
         "network": recipe.network,
         "shortcut": recipe.shortcut,
-        "data": recipe.data,
+        "data": prepared.dataset.name,
         "recipe": recipe_label(recipe),
         "seed": recipe.seed,
         "iterations": trainer.step,
@@ -267,6 +301,9 @@ def _finish(run: Run, recipe: Recipe, prepared: _Prepared, trainer: Trainer) -> 
         "holdout_best": _holdout_best(prepared, trainer),
         "seconds": round(trainer.seconds, 3),
         "images_per_second": round(images / trainer.seconds, 1),
+        "cpu_seconds": round(cpu.own, 1),
+        "others_share": round(cpu.others_share, 4),
+        "disturbed": cpu.others_share > DISTURBED,
         "warmup_end": trainer.warmup_end,
     }
     config = ModelConfig(
@@ -274,8 +311,8 @@ def _finish(run: Run, recipe: Recipe, prepared: _Prepared, trainer: Trainer) -> 
         shortcut=recipe.shortcut,
         class_names=prepared.dataset.class_names,
         normalization=prepared.normalization,
-        input_size=(3, *prepared.dataset.train.images.shape[1:3]),
-        data=recipe.data,
+        input_size=(3, *prepared.dataset.image_size),
+        data=prepared.dataset.name,
         recipe=recipe_label(recipe),
     )
     facts = {

@@ -85,7 +85,7 @@ class Augment(_Section):
     _prefix = "augment."
     padding: int = _number(4, 0, 16)
     flip: bool = True
-    alternate_flip: bool = False  # each picture mirrored in every other epoch, instead of at random
+    alternate_flip: bool = False  # each image mirrored in every other epoch, instead of at random
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ class Recipe(_Section):
 
     `iterations` is the length of the schedule; `stop_after` ends a run sooner without changing the
     schedule (0: never). `evaluate_every` counts only with a hold-out or with `curve = "test"`.
-    `capture` replays the step as one CUDA graph where there is CUDA; `compile` has torch.compile make
-    the network's kernels.
+    `precision = "auto"` is bfloat16 where the device computes in it, else float32. `capture` replays the
+    step as one CUDA graph where there is CUDA; `compile` has torch.compile make the network's kernels.
     """
 
     name: str = "custom"
@@ -112,7 +112,7 @@ class Recipe(_Section):
     evaluate_every: int = _number(400, 1)
     checkpoint_every: int = _number(400, 1)
     label_smoothing: float = _number(0.0, 0, 1)
-    precision: str = _choice("float32", "float32", "bfloat16")
+    precision: str = _choice("float32", "auto", "float32", "bfloat16")
     channels_last: bool = True
     capture: bool = True
     compile: bool = False

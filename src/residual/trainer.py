@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, NoReturn, cast
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from .captured import DeviceSteps
 from .checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from .cpu_time import CpuMeter, CpuTime
 from .data import TrainBatches
 from .device import synchronize
 from .errors import CheckpointError, InterruptedRunError, NonFiniteLossError, RunError
@@ -60,6 +62,7 @@ class Trainer:
         self.best: dict[str, float] | None = None
         self.training_error: float | None = None  # of the last window that was logged
         self.seconds = 0.0  # of training alone
+        self.meter = CpuMeter()
         self.captured = recipe.capture and self.device.type == "cuda"
         self.forward: nn.Module = network
         if recipe.compile:
@@ -233,6 +236,7 @@ class Trainer:
             "training_error": self.training_error,
             "best": self.best,
             "seconds": self.seconds,
+            "cpu_time": asdict(self.meter.read()),
         }
 
     def resume(self) -> None:
@@ -262,6 +266,7 @@ class Trainer:
         self.warmup_window.sums.copy_(state["warmup_window"])
         for name in ("step", "warmup_end", "training_error", "best", "seconds"):
             setattr(self, name, state[name])
+        self.meter.total = CpuTime(**state.get("cpu_time", {}))  # earlier checkpoints have none
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -31,11 +31,11 @@ class Draws:
         generator = _generator(seed, epoch)
         order = torch.randperm(size, generator=generator)
         offsets = torch.randint(2 * augment.padding + 1, (size, 2), generator=generator)
-        if augment.alternate_flip:
-            generator = _generator(seed, 0)
+        if augment.flip and augment.alternate_flip:
+            # drawn once for each image, not for each place in the order, which changes with the epoch
+            of_images = torch.rand(size, generator=_generator(seed, -1)) < 0.5
+            return cls(order, offsets, of_images[order] ^ bool(epoch % 2))
         flips = torch.rand(size, generator=generator) < (0.5 if augment.flip else 0.0)
-        if augment.flip and augment.alternate_flip and epoch % 2:
-            flips = ~flips
         return cls(order, offsets, flips)
 
 

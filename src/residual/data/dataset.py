@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
+from ..errors import DataError, UsageError
 
 HOLDOUT_SEED = 0  # the same hold-out for every run, whatever its training seed
 
@@ -32,12 +32,48 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named data set; `class_names[label]` says what a label means."""
+    """A named data set; `class_names[label]` says what a label means.
+
+    Raises:
+        DataError: training and test images are not uint8 [N, H, W, 3] of one size, or a label has no class.
+    """
 
     name: str
     train: Split
     test: Split
     class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for part, split in (("training", self.train), ("test", self.test)):
+            _check(f"the {part} set of {self.name}", split, len(self.class_names))
+        sizes = [tuple(split.images.shape[1:3]) for split in (self.train, self.test)]
+        if sizes[0] != sizes[1]:
+            raise DataError(
+                f"{self.name} has training images of {sizes[0]} pixels, test images of {sizes[1]}"
+            )
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of every image, in pixels."""
+        height, width = self.train.images.shape[1:3]
+        return height, width
+
+
+def _check(name: str, split: Split, classes: int) -> None:
+    images, labels = split.images, split.labels
+    if images.dim() != 4 or images.shape[3] != 3 or images.dtype != torch.uint8:
+        raise DataError(
+            f"{name} must be uint8 images [N, H, W, 3], not {images.dtype} {list(images.shape)}; "
+            "repeat a grey image three times"
+        )
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64 or not len(labels):
+        raise DataError(
+            f"{name} needs an int64 label for each of its {len(images)} images, and at least one image; "
+            f"its labels are {labels.dtype} {list(labels.shape)}"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise DataError(f"{name} has labels from {low} to {high} but {classes} class names")
 
 
 def hold_out(split: Split, count: int) -> tuple[Split, Split, str]:

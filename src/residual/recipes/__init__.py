@@ -43,6 +43,8 @@ def recipe_label(recipe: Recipe) -> str:
     known = recipe.name in RECIPES
     base = RECIPES[recipe.name](recipe.network) if known else Recipe(network=recipe.network)
     usual, own = base.flat(), recipe.flat()
+    if usual["precision"] == "auto":  # both precisions are the recipe's own
+        own["precision"] = "auto"
     changed = [f"{key}={own[key]}" for key in own if own[key] != usual[key] and key not in NEUTRAL]
     return ", ".join([recipe.name, *changed])
 

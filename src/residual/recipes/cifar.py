@@ -20,17 +20,17 @@ def paper(network: str) -> Recipe:
 
 
 def fast(network: str) -> Recipe:
-    """27 epochs, a sixth of the paper's: Muon for convolutions, batch 256, a triangular rate; bfloat16.
+    """27 epochs, a sixth of the paper's: Muon for convolutions, batch 256, a triangular rate.
 
-    How it was chosen is in `docs/log.md`; what it reaches, in `docs/results.md`. On a CPU without
-    bfloat16 instructions, try `--set precision=float32`.
+    It computes in bfloat16 where the device does. How it was chosen is in `docs/log.md`; what it reaches,
+    in `docs/results.md`.
     """
     return Recipe(
         name="fast",
         network=network,
         iterations=5274,
         batch_size=256,
-        precision="bfloat16",
+        precision="auto",
         optimizer=Optimizer(learning_rate=0.4, weight_decay=5e-4, nesterov=True, decay_all=False, muon=0.02),
         schedule=Schedule(shape="triangle", peak=0.2),
         augment=Augment(padding=2),

@@ -50,6 +50,7 @@ def provenance(run: Run) -> dict[str, Any]:
         "batch_size": recipe.batch_size,
         **{key: environment[key] for key in ("hardware", "versions", "commit", "date")},
         "command": without_paths(environment["command"]),
+        "precision": environment.get("precision", recipe.precision),
         "resumed": [
             {key: resume[key] for key in ("step", "hardware", "commit")} for resume in environment["resumed"]
         ],
