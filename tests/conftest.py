@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from residual import cli as command_line
+from residual.cli import main as command_line
 from residual.data import cifar
 
 ROOT = Path(__file__).resolve().parent.parent

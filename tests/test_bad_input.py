@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import residual
-from residual.models import create_model
+from residual.models.build import create_model
 
 SMALL = {"iterations": 6, "batch_size": 16, "log_every": 3, "evaluate_every": 6, "checkpoint_every": 3}
 TRAIN = ("train", "resnet8", "--data", "digits", "--iterations", 6)

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from residual.data import Normalization, Split, TrainBatches, hold_out, load_dataset
-from residual.data.batches import Draws, crop_and_flip
+from residual.data.batches import Draws, TrainBatches, crop_and_flip
+from residual.data.dataset import Split, hold_out
+from residual.data.load import load_dataset
+from residual.data.normalization import Normalization
 from residual.errors import UsageError
 from residual.recipe import Augment
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from residual import report
-from residual.bench import baseline, ceilings, ours, summary
+from residual.bench import baseline, ceilings, ours
 from residual.bench.contest import Outcome, Spread, compare
+from residual.bench.suite import summary
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -6,7 +6,9 @@ import torch
 import residual
 from residual import get_recipe
 from residual.captured import DeviceSteps
-from residual.data import Normalization, TrainBatches, load_dataset
+from residual.data.batches import TrainBatches
+from residual.data.load import load_dataset
+from residual.data.normalization import Normalization
 from residual.errors import NonFiniteLossError
 from residual.run import Run
 from residual.trainer import Trainer

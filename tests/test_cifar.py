@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from residual.data import Normalization, cifar, load_dataset
+from residual.data import cifar
 from residual.data.cifar import PIXELS
+from residual.data.load import load_dataset
+from residual.data.normalization import Normalization
 from residual.errors import DataError, UsageError
 
 

@@ -1,6 +1,7 @@
 """The command line from end to end on the digits, and the shape of what it writes."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -58,7 +59,7 @@ def test_the_run_folder_is_complete(run_folder):
     config = json.loads((run_folder / "model" / "config.json").read_text())
     assert {"network", "class_names", "normalization", "input_size", "recipe"} <= config.keys()
     assert f"{result['error']:.2f} %" in (run_folder / "model" / "README.md").read_text()
-    assert [r["step"] for r in Run.open(run_folder).metrics("train")] == [4, 8, 12]
+    assert [r["step"] for r in Run.open(run_folder).metrics("train")] == [2, 4, 6, 8, 10, 12], "at least five"
 
 
 @pytest.mark.parametrize("folder", ["", "model"])
@@ -76,8 +77,27 @@ def test_evaluate_gives_the_runs_error(cli, run_folder, folder):
 def test_evaluate_prints_a_table(cli, run_folder):
     code, out, _ = cli("evaluate", str(run_folder))
     assert code == 0
-    assert out.splitlines()[0].split() == ["images", "360"]
-    assert len(out.splitlines()) == 16
+    found = json.loads((run_folder / "result.json").read_text())
+    lines = out.splitlines()
+    assert lines[0].split() == [
+        "model",
+        "resnet8",
+        "from",
+        f"{run_folder},",
+        "recipe",
+        "demo,",
+        "iterations=12",
+    ]
+    assert lines[1].split() == ["data", "digits,", "the", "test", "set"]
+    assert lines[2].startswith("device      ")
+    assert f"error       {found['error']:.2f} %  (accuracy {100 - found['error']:.2f} %)" in lines
+    heads, *rows = lines[-11:]
+    assert heads.split() == ["class", "error", "predicted:", *map(str, range(10))]
+    for label, row in enumerate(rows):  # each count ends where its class's name ends
+        assert row.split()[0] == str(label)
+        assert [end.end() for end in re.finditer(r"\d+(?= |$)", row)][-10:] == [
+            end.end() for end in re.finditer(r"\d+", heads)
+        ]
 
 
 def test_a_resumed_finished_run_prints_its_result(cli, run_folder):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from residual.data import Normalization, load_dataset
+from residual.data.load import load_dataset
+from residual.data.normalization import Normalization
 from residual.errors import CheckpointError
 from residual.evaluation import BATCH_SIZE, evaluate_split, score
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import residual
-from residual.data import Dataset, Split
+from residual.data.dataset import Dataset, Split
 from residual.errors import CheckpointError, DataError, RunError
 
 NAMES = ("cup", "plate", "spoon")
@@ -81,3 +81,8 @@ def test_images_of_another_size_are_refused(tmp_path, monkeypatch):
     )
     with pytest.raises(CheckpointError, match="images of 8x8 pixels, the model takes 12x20"):
         residual.evaluate(tmp_path / "run")
+
+
+def test_a_name_in_place_of_a_recipe_is_refused_with_what_to_write():
+    with pytest.raises(residual.ResidualError, match="get_recipe\\('paper', 'resnet20'\\), not 'resnet20'"):
+        residual.train("resnet20")

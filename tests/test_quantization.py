@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import residual
-from residual.data import load_dataset
+from residual.data.load import load_dataset
 from residual.errors import UsageError
 from residual.evaluation import evaluate_split
 from residual.quantization import Int8Network, quantize

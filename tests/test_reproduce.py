@@ -12,10 +12,11 @@ from residual import report
 from residual.errors import RunError, UsageError
 from residual.recipe import from_dict
 from residual.recipes import get_recipe, recipe_label
-from residual.reproduce import Budget, load_results, plan, reproduce
+from residual.reproduce.campaign import reproduce
 from residual.reproduce.page import results_page, trained_alike
+from residual.reproduce.plan import Budget, plan
 from residual.reproduce.responses import layer_responses
-from residual.reproduce.results import result_path, save_result
+from residual.reproduce.results import load_results, result_path, save_result
 from residual.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent

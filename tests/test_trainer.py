@@ -13,7 +13,9 @@ import torch
 import residual
 from residual import get_recipe
 from residual.checkpoint import find_checkpoint, load_checkpoint
-from residual.data import Normalization, TrainBatches, load_dataset
+from residual.data.batches import TrainBatches
+from residual.data.load import load_dataset
+from residual.data.normalization import Normalization
 from residual.errors import CheckpointError, InterruptedRunError, NonFiniteLossError, RunError
 from residual.metrics import Window
 from residual.optim import Guard, make_optimizer

@@ -1,27 +1,54 @@
-"""Deep residual learning (He et al., 2015): the paper's networks, recipes, tests and figures."""
+"""Deep residual learning (He et al., 2015): the paper's networks, recipes, tests and figures.
 
-from . import device as _device
+`import residual` is quick: what a name needs is loaded when the name is first used, torch included. Denormal
+numbers are flushed from then on, or from the import on where torch is loaded already: see `flush_denormals`.
+"""
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
 from ._version import __version__
-from .data import load_dataset
-from .errors import ResidualError
-from .evaluation import Evaluation
-from .experiment import Result, evaluate, resume, train
-from .importing import import_checkpoint
-from .model_folder import ModelConfig, load_model
-from .models import complexity, list_models, optimize_for_inference
-from .pretrained import create_model, list_pretrained
-from .recipe import Recipe
-from .recipes import get_recipe
 
-# Before the first parallel operation, or the threads that it starts keep denormals: see the function.
-_device.flush_denormals()
+if TYPE_CHECKING:
+    from .data.dataset import Dataset, Split
+    from .data.load import load_dataset
+    from .errors import ResidualError
+    from .evaluation import Evaluation
+    from .experiment import Result, evaluate, resume, train
+    from .importing import import_checkpoint
+    from .model_folder import ModelConfig, load_model
+    from .models.counting import complexity
+    from .models.folding import optimize_for_inference
+    from .models.names import list_models
+    from .pretrained import create_model, list_pretrained
+    from .recipe import Recipe
+    from .recipes import get_recipe
+
+_WHERE = {
+    **dict.fromkeys(("Dataset", "Split"), "data.dataset"),
+    "load_dataset": "data.load",
+    "ResidualError": "errors",
+    "Evaluation": "evaluation",
+    **dict.fromkeys(("Result", "evaluate", "resume", "train"), "experiment"),
+    "import_checkpoint": "importing",
+    **dict.fromkeys(("ModelConfig", "load_model"), "model_folder"),
+    "complexity": "models.counting",
+    "optimize_for_inference": "models.folding",
+    "list_models": "models.names",
+    **dict.fromkeys(("create_model", "list_pretrained"), "pretrained"),
+    "Recipe": "recipe",
+    "get_recipe": "recipes",
+}
 
 __all__ = [
+    "Dataset",
     "Evaluation",
     "ModelConfig",
     "Recipe",
     "ResidualError",
     "Result",
+    "Split",
     "__version__",
     "complexity",
     "create_model",
@@ -36,3 +63,21 @@ __all__ = [
     "resume",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module at its first use."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'residual' has no attribute '{name}'")
+    importlib.import_module(".device", __name__)  # first of all, for its flag: see `flush_denormals`
+    value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if "torch" in sys.modules:
+    importlib.import_module(".device", __name__)

@@ -1,5 +1,5 @@
 """`python -m residual` is the command `residual`."""
 
-from .cli import main
+from .cli.main import main
 
 main()

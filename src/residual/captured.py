@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .data import TrainBatches
+from .data.batches import TrainBatches
 from .metrics import Window
 from .optim import Guard
 from .recipe import Recipe

@@ -15,6 +15,9 @@ from .errors import UsageError
 # read once, at a process's first matrix product on CUDA; without it deterministic ones are refused
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+# for this thread and for those that it starts from now on: see `flush_denormals`
+torch.set_flush_denormal(True)
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's numbers for mallopt
 
 
@@ -22,8 +25,9 @@ def flush_denormals() -> bool:
     """Treat denormal numbers as zero in this thread and in those that it starts; say whether all obey.
 
     Once a net has fitted its batch, gradients turn denormal and a step takes 10 to 40 times as long.
-    A thread inherits the setting from the one that starts it, so this must come before the first
-    parallel operation: importing the package does it.
+    A thread inherits the setting from the one that starts it, so it must come before the first parallel
+    operation: this module does it at its import, which starts no thread, since a process that has threads
+    cannot fork safely.
     """
     torch.set_flush_denormal(True)
     product = torch.full((1 << 20,), 1e-30) * 1e-10

@@ -1,5 +1,6 @@
 """The error of a network on a set of pictures: exactly N of them, each once, one view of each."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -7,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .data import Normalization, Split
+from .data.dataset import Split
+from .data.normalization import Normalization
 from .errors import CheckpointError
-from .models import ResNet, optimize_for_inference
+from .models.folding import optimize_for_inference
+from .models.resnet import ResNet
 
 BATCH_SIZE = 250
 
@@ -35,11 +38,16 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate_split(
-    network: nn.Module, split: Split, normalization: Normalization, device: torch.device
+    network: nn.Module,
+    split: Split,
+    normalization: Normalization,
+    device: torch.device,
+    progress: Callable[[int], None] = lambda _done: None,
 ) -> Evaluation:
     """Evaluate the single view of each original picture (section 4.2).
 
-    The network is put into evaluation mode meanwhile; `split` holds uint8 pictures [N, H, W, 3].
+    The network is put into evaluation mode meanwhile; `split` holds uint8 images [N, H, W, 3].
+    `progress` is told how many images are done.
     """
     was_training = network.training
     network.eval()
@@ -49,6 +57,7 @@ def evaluate_split(
     for start in range(0, len(split), BATCH_SIZE):
         images = normalization.apply(split.images[start : start + BATCH_SIZE].to(device))
         scores.append(ready(images.permute(0, 3, 1, 2)).float().cpu())
+        progress(start + len(images))
     network.train(was_training)
     return score(torch.cat(scores), split.labels.cpu())
 

@@ -15,12 +15,17 @@ from torch.optim.swa_utils import update_bn
 from . import device as devices
 from .checkpoint import find_checkpoint, load_checkpoint
 from .cpu_time import DISTURBED
-from .data import Dataset, Normalization, Split, TrainBatches, hold_out, load_dataset
-from .errors import CheckpointError, RunError
+from .data.batches import TrainBatches
+from .data.cifar import RELEASES, default_root, find
+from .data.dataset import Dataset, Split, hold_out
+from .data.load import load_dataset
+from .data.normalization import Normalization
+from .errors import CheckpointError, RunError, UsageError
 from .evaluation import Evaluation, evaluate_split
 from .model_folder import ModelConfig, load_model, model_card, save_model
-from .models import ResNet, create_model, rule_fuses
-from .plot import plot_runs
+from .models.build import create_model
+from .models.fused import rule_fuses
+from .models.resnet import ResNet
 from .pretrained import find_model
 from .progress import Reporter
 from .quantization import CALIBRATION_IMAGES, quantize
@@ -57,9 +62,14 @@ class _Prepared:
     precision: str  # resolved: never "auto"
     denormals_flushed: bool
 
-    def evaluate(self, split: Split, network: nn.Module | None = None) -> Evaluation:
+    def evaluate(
+        self,
+        split: Split,
+        network: nn.Module | None = None,
+        progress: Callable[[int], None] = lambda _done: None,
+    ) -> Evaluation:
         """Evaluate the network being trained, or another of its kind, on a split."""
-        return evaluate_split(network or self.network, split, self.normalization, self.device)
+        return evaluate_split(network or self.network, split, self.normalization, self.device, progress)
 
 
 def _facts(recipe: Recipe, prepared: _Prepared, data_dir: str | Path | None) -> dict[str, Any]:
@@ -68,7 +78,7 @@ def _facts(recipe: Recipe, prepared: _Prepared, data_dir: str | Path | None) -> 
     return {
         **environment_facts(devices.describe(prepared.device)),
         "dataset": prepared.dataset.name,
-        "data_dir": str(Path(data_dir).resolve()) if data_dir is not None else None,
+        "data_dir": str(Path(data_dir or default_root()).resolve()),
         "precision": prepared.precision,
         "holdout_sha256": prepared.holdout_sha256,
         "denormals_flushed": prepared.denormals_flushed,
@@ -83,7 +93,7 @@ def train(
     data_dir: str | Path | None = None,
     device: str | None = None,
     dataset: Dataset | None = None,
-    quiet: bool = True,
+    quiet: bool = False,
 ) -> Result:
     """Train a network by a recipe, in a new run folder.
 
@@ -99,6 +109,8 @@ def train(
         ResidualError: one of its kinds, each with one clear line; nothing is written before the
             recipe, the device and the data are found to be good.
     """
+    if not isinstance(recipe, Recipe):
+        raise UsageError(f"train takes a recipe, such as get_recipe('paper', 'resnet20'), not {recipe!r:.80}")
     if output is not None and Path(output).exists():
         raise RunError(f"{output} exists already: a run is never overwritten")
     prepared = _prepare(recipe, data_dir, device, dataset)
@@ -115,7 +127,7 @@ def resume(
     data_dir: str | Path | None = None,
     device: str | None = None,
     dataset: Dataset | None = None,
-    quiet: bool = True,
+    quiet: bool = False,
 ) -> Result:
     """Go on with a run as if it had never stopped; a finished run is left as it is.
 
@@ -133,7 +145,7 @@ def resume(
     if run.result is not None:
         return Result(run.path, run.result)
     began = run.environment
-    data_dir = data_dir or began.get("data_dir")
+    data_dir = data_dir or _recorded_data_dir(run.recipe, began)
     name = began.get("dataset", run.recipe.data)
     if dataset is None and name != run.recipe.data:
         raise RunError(f"{path} was trained on a data set of your own, '{name}': resume(..., dataset=...)")
@@ -145,6 +157,15 @@ def resume(
         return _execute(run, run.recipe, prepared, Reporter(not quiet), facts)
 
 
+def _recorded_data_dir(recipe: Recipe, began: dict[str, Any]) -> Path | None:
+    """Return where the run found its data, if it is still there."""
+    release, root = RELEASES.get(recipe.data), began.get("data_dir")
+    if release is None or root is None:
+        return None
+    there = find(release, Path(root)) is not None or (Path(root) / release.archive).is_file()
+    return Path(root) if there else None
+
+
 def evaluate(
     model: str | Path | ResNet,
     *,
@@ -152,6 +173,7 @@ def evaluate(
     data_dir: str | Path | None = None,
     device: str | None = None,
     int8: bool = False,
+    quiet: bool = False,
 ) -> Evaluation:
     """Evaluate a network from a model folder on its data set's test part, each picture once.
 
@@ -161,7 +183,8 @@ def evaluate(
         data: another data set than the one it was trained on.
         data_dir: see `load_dataset`.
         device: see `train`.
-        int8: evaluate the network quantised to 8 bits, on the CPU, calibrated on training pictures.
+        int8: evaluate the network quantised to 8 bits, on the CPU, calibrated on training images.
+        quiet: show no progress.
 
     Raises:
         ResidualError: the model or the data cannot be loaded, or they do not fit each other.
@@ -177,10 +200,17 @@ def evaluate(
         pictures = config.normalization.apply(dataset.train.images[:CALIBRATION_IMAGES])
         with TemporaryDirectory() as folder:
             quantised = quantize(network, pictures.permute(0, 3, 1, 2), Path(folder) / "int8.onnx")
-            return evaluate_split(quantised, dataset.test, config.normalization, torch.device("cpu"))
+            return _evaluate(quantised, dataset, config, torch.device("cpu"), quiet)
     network = copy.deepcopy(network)  # the caller's stays where it is
     network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return evaluate_split(network, dataset.test, config.normalization, where)
+    return _evaluate(network, dataset, config, where, quiet)
+
+
+def _evaluate(
+    network: nn.Module, dataset: Dataset, config: ModelConfig, device: torch.device, quiet: bool
+) -> Evaluation:
+    with Reporter(not quiet) as reporter, reporter.evaluating("test set", len(dataset.test)) as progress:
+        return evaluate_split(network, dataset.test, config.normalization, device, progress)
 
 
 def _check_fit(dataset: Dataset, config: ModelConfig) -> None:
@@ -241,7 +271,7 @@ def _execute(
     run: Run, recipe: Recipe, prepared: _Prepared, reporter: Reporter, resumed: dict[str, Any] | None = None
 ) -> Result:
     """Train, from the start or from where a run stopped, and write what comes out."""
-    evaluations = _evaluations(recipe, prepared)
+    evaluations = _evaluations(recipe, prepared, reporter)
     with reporter, devices.cuda_settings(recipe.deterministic):
         resolved = recipe.replace({"precision": prepared.precision})
         trainer = Trainer(resolved, prepared.network, prepared.batches, run, reporter, evaluations)
@@ -259,11 +289,19 @@ def _execute(
         return _finish(run, recipe, prepared, trainer)
 
 
-def _evaluations(recipe: Recipe, prepared: _Prepared) -> dict[str, Callable[[], Evaluation]]:
+def _evaluations(
+    recipe: Recipe, prepared: _Prepared, reporter: Reporter
+) -> dict[str, Callable[[], Evaluation]]:
     """Choose what is evaluated on the way: the hold-out if there is one, the test set only if asked for."""
     splits = {"holdout": prepared.held, "test": prepared.dataset.test if recipe.curve == "test" else None}
     chosen = {kind: split.to(prepared.device) for kind, split in splits.items() if split is not None}
-    return {kind: partial(prepared.evaluate, split) for kind, split in chosen.items()}
+
+    def evaluate(kind: str, split: Split) -> Evaluation:
+        name = "validation set" if kind == "holdout" else "test set"
+        with reporter.evaluating(name, len(split)) as progress:
+            return prepared.evaluate(split, progress=progress)
+
+    return {kind: partial(evaluate, kind, split) for kind, split in chosen.items()}
 
 
 def _recompute_batchnorm(network: nn.Module, batches: TrainBatches) -> None:
@@ -284,7 +322,9 @@ def _holdout_best(prepared: _Prepared, trainer: Trainer) -> dict[str, float] | N
 
 def _finish(run: Run, recipe: Recipe, prepared: _Prepared, trainer: Trainer) -> Result:
     """Evaluate, then write model, curves and, last of all, the result."""
-    found = prepared.evaluate(prepared.dataset.test)
+    test = prepared.dataset.test
+    with trainer.reporter.evaluating("test set", len(test)) as progress:
+        found = prepared.evaluate(test, progress=progress)
     images, cpu = trainer.step * recipe.batch_size, trainer.meter.read()
     figures: dict[str, Any] = {
         "network": recipe.network,
@@ -316,13 +356,15 @@ def _finish(run: Run, recipe: Recipe, prepared: _Prepared, trainer: Trainer) -> 
         recipe=recipe_label(recipe),
     )
     facts = {
-        f"error on the {found.images:,} test pictures": f"{found.error:.2f} %",
+        f"error on the {found.images:,} test images": f"{found.error:.2f} %",
         "training error, last window": f"{trainer.training_error:.2f} %",
         "iterations": f"{trainer.step:,} of batch {recipe.batch_size}",
         "seed": recipe.seed,
         "seconds of training": f"{trainer.seconds:.0f}",
     }
     digest = save_model(run.model, prepared.network, config, model_card(config, facts))
+    from .plot import plot_runs  # loads matplotlib, which nothing before needs
+
     plot_runs([run], run.curves)
     figures["model_sha256"] = digest
     run.write_result(figures)

@@ -20,8 +20,8 @@ from .data.cifar import RELEASES
 from .data.normalization import Normalization
 from .errors import CheckpointError, UsageError
 from .model_folder import ModelConfig, load_weights, model_card, save_model
-from .models import create_model, parse_name
-from .models.blocks import SHORTCUTS
+from .models.build import create_model
+from .models.names import SHORTCUTS, parse_name
 from .models.resnet import WIDTHS
 
 State = dict[str, Tensor]

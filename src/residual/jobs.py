@@ -18,7 +18,8 @@ from typing import cast
 import torch
 import torch.multiprocessing
 
-from .data import Dataset, load_dataset
+from .data.dataset import Dataset
+from .data.load import load_dataset
 from .errors import InterruptedRunError, ResidualError
 from .experiment import resume, train
 from .recipe import Recipe

@@ -22,6 +22,11 @@ class Window:
 
     def read(self) -> tuple[float, float]:
         """Return the mean loss and the error in percent, and begin anew."""
-        loss, wrong, count = self.sums.tolist()
+        means = self.peek()
         self.sums.zero_()
+        return means
+
+    def peek(self) -> tuple[float, float]:
+        """Return the mean loss and the error in percent so far."""
+        loss, wrong, count = self.sums.tolist()
         return loss / max(count, 1), 100 * wrong / max(count, 1)

@@ -12,10 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from .data import Normalization
+from .data.normalization import Normalization
 from .errors import CheckpointError, UsageError
 from .files import write_atomically, write_text
-from .models import ResNet, create_model
+from .models.build import create_model
+from .models.resnet import ResNet
 
 COUNTER = "num_batches_tracked"  # how long BN was trained: no weight, and no inference reads it
 

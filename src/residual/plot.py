@@ -1,8 +1,10 @@
 """Curves of runs in the manner of Figure 6: error against iterations, training dashed, test bold."""
 
+import itertools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -14,6 +16,8 @@ from .run import Run
 
 # Okabe and Ito's palette: told apart by the colour-blind too
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+FEW = 12  # points of a curve up to which each is marked
+NAMED = ("name", "network", "shortcut", "seed")  # keys that a label gives already, or that decide nothing
 
 
 def style() -> AbstractContextManager[None]:
@@ -38,7 +42,8 @@ def plot_runs(runs: Sequence[Run], path: Path) -> None:
     with style():
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.add_subplot()
-        tops = [_draw(axes, run, COLOURS[index % len(COLOURS)]) for index, run in enumerate(runs)]
+        named = zip(runs, labels(runs), itertools.cycle(COLOURS), strict=False)
+        tops = [_draw(axes, run, label, colour) for run, label, colour in named]
         axes.set(xlabel="iterations", ylabel="error (%)", ylim=(0, min(100, max(1, 1.05 * max(tops)))))
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(in_thousands)
@@ -50,20 +55,36 @@ def plot_runs(runs: Sequence[Run], path: Path) -> None:
             raise RunError(f"cannot write {path}: {error}") from error
 
 
-def _draw(axes: Axes, run: Run, colour: str) -> float:
+def _draw(axes: Axes, run: Run, label: str, colour: str) -> float:
     """Draw one run; return the highest error that should stay in sight."""
     trained = run.metrics("train")
     measured = run.metrics("holdout") or run.metrics("test")
     if not trained:
         raise RunError(f"{run.path} has no metrics yet")
-    recipe = run.recipe
-    option = f" ({recipe.shortcut})" if recipe.shortcut in ("B", "C") else ""
-    label = f"{recipe.network}{option}, seed {recipe.seed}"
-    steps, errors = [r["step"] for r in trained], [r["error"] for r in trained]
-    axes.plot(steps, errors, "--", color=colour, linewidth=1, label=f"{label}, training")
+    errors = _curve(axes, trained, f"{label}, training", color=colour, linestyle="--", linewidth=1)
     if measured:
-        kind = measured[0]["kind"].replace("holdout", "hold-out")
-        points = [r["step"] for r in measured], [r["error"] for r in measured]
-        axes.plot(*points, "-", color=colour, linewidth=2.2, label=f"{label}, {kind}")
-        errors += points[1]
-    return float(max(errors))
+        kind = measured[0]["kind"].replace("holdout", "validation")
+        errors += _curve(axes, measured, f"{label}, {kind}", color=colour, linewidth=2.2)
+    return max(errors)
+
+
+def _curve(axes: Axes, records: Sequence[dict[str, Any]], label: str, **style: Any) -> list[float]:
+    """Draw error against steps, with markers where points are so few that one alone would not be seen."""
+    steps, errors = [record["step"] for record in records], [float(record["error"]) for record in records]
+    axes.plot(steps, errors, marker="o" if len(steps) <= FEW else "", label=label, **style)
+    return errors
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """Name each run by its network, whatever differs between the runs, and its seed."""
+    recipes = [run.recipe for run in runs]
+    flat = [recipe.flat() for recipe in recipes]
+    apart = [k for k in flat[0] if k not in NAMED and len({str(values[k]) for values in flat}) > 1]
+    names = []
+    for recipe, values in zip(recipes, flat, strict=True):
+        option = f" ({recipe.shortcut})" if recipe.shortcut in ("B", "C") else ""
+        changes = "".join(f", {key.rpartition('.')[2]} {values[key]}" for key in apart)
+        names.append(f"{recipe.network}{option}{changes}, seed {recipe.seed}")
+    if len(set(names)) < len(names):  # of one recipe: their folders tell them apart
+        return [f"{name}, {run.path.name}" for name, run in zip(names, runs, strict=True)]
+    return names

@@ -4,15 +4,17 @@ import dataclasses
 import json
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
-from .model_folder import load_model
-from .models import ResNet, resolve_shortcut
-from .models import create_model as create_fresh_model
+from .models.names import resolve_shortcut
+
+if TYPE_CHECKING:
+    from .models.resnet import ResNet
 
 WEIGHTS = Path(__file__).parent / "weights"  # one model folder a network, and in it the file that follows
 MEASURED = "measured.json"
+MODEL_FILES = ("config.json", "recipe.json")  # a model folder has the first, a run folder the second
 
 
 def list_pretrained(pattern: str = "*") -> list[str]:
@@ -39,7 +41,9 @@ def find_model(name_or_folder: str | Path) -> Path:
         UsageError: it is neither.
     """
     path = Path(name_or_folder)
-    if path.exists():
+    known = str(path) in list_pretrained()
+    # a folder without a model, say an empty one left by something else, does not hide a pretrained model
+    if path.exists() and not (known and not any((path / name).is_file() for name in MODEL_FILES)):
         return path
     if str(path) not in list_pretrained():
         raise UsageError(
@@ -55,7 +59,7 @@ def create_model(
     num_classes: int = 10,
     shortcut: str | None = None,
     checkpoint_activations: bool = False,
-) -> ResNet:
+) -> "ResNet":
     """Create a network of the paper, fresh from torch's global random generator or trained.
 
     Args:
@@ -74,6 +78,9 @@ def create_model(
         UsageError: the name, the shortcut option or the number of classes does not fit, or the network does
             not come trained.
     """
+    from .model_folder import load_model  # both load torch, which a list of names does without
+    from .models.build import create_model as create_fresh_model
+
     network = create_fresh_model(
         name, num_classes=num_classes, shortcut=shortcut, checkpoint_activations=checkpoint_activations
     )

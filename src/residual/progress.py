@@ -1,20 +1,36 @@
-"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere."""
+"""Progress of training and evaluation: a bar on a terminal, plain lines elsewhere."""
 
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as TimeLeftColumn
+
+REFRESH_SECONDS = 0.5  # how often the bar's figures are renewed
+ESTIMATE_SECONDS = 3.0  # after so long the first steps tell how long the rest will take
 
 
 class Reporter:
-    """Shows a run's progress on standard error; silent where nobody asked for it."""
+    """Shows progress on standard error; silent where nobody asked for it.
 
-    def __init__(self, enabled: bool = True) -> None:
-        self.enabled = enabled
+    Args:
+        enabled: False shows nothing.
+        prefix: put before every line, where several runs share a terminal; there is no bar then.
+    """
+
+    def __init__(self, enabled: bool = True, prefix: str = "") -> None:
+        self.enabled, self.prefix = enabled, prefix
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
+        self._first_step = self._last_step = 0
+        self._epochs_per_step = 0.0
+        self._started = self._shown = 0.0
+        self._estimated = False
 
     def __enter__(self) -> Self:
         return self
@@ -24,51 +40,100 @@ class Reporter:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+            self._bar = None
 
-    def start(self, step: int, last_step: int) -> None:
+    def start(self, step: int, last_step: int, epochs_per_step: float = 0.0) -> None:
         """Begin, at a step that is not 0 after a resume."""
-        if self.enabled and sys.stderr.isatty():
-            self._bar = Progress(
-                TextColumn("step"),
-                MofNCompleteColumn(),
-                BarColumn(),
-                TextColumn("{task.fields[figures]}"),
-                TimeRemainingColumn(),
-                console=self.console,
-            )
-            self._task = self._bar.add_task("train", total=last_step, completed=step, figures="")
-            self._bar.start()
-        self._last_step = last_step
+        self._first_step, self._last_step, self._epochs_per_step = step, last_step, epochs_per_step
+        self._started, self._estimated = time.perf_counter(), False
+        if self._open_bar():
+            assert self._bar is not None
+            self._task = self._bar.add_task("training", total=last_step, completed=step, figures="")
 
     def advance(self, step: int) -> None:
-        """Move the bar."""
+        """Move the bar, and say once how long all will take."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
+        seconds, done = time.perf_counter() - self._started, step - self._first_step
+        if self.enabled and not self._estimated and seconds >= ESTIMATE_SECONDS:
+            self._estimated = True
+            left = seconds / done * (self._last_step - step)
+            if left >= ESTIMATE_SECONDS:
+                self.say(f"training will take about {clock(left)} more on this machine")
+
+    def wants_figures(self) -> bool:
+        """Tell whether the bar's figures are due to be renewed; never without a bar."""
+        return self._bar is not None and time.perf_counter() - self._shown >= REFRESH_SECONDS
+
+    def show(self, step: int, loss: float, error: float, rate: float, images_per_second: float) -> None:
+        """Renew the bar's figures."""
+        if self._bar is not None:
+            self._shown = time.perf_counter()
+            figures = f"{self._figures(loss, error, rate)}  {images_per_second:,.0f} images/s"
+            self._bar.update(self._task, completed=step, description=self._epoch(step), figures=figures)
 
     def trained(
-        self, step: int, loss: float, error: float, images_per_second: float, seconds_left: float
+        self, step: int, loss: float, error: float, rate: float, images_per_second: float, seconds_left: float
     ) -> None:
-        """Show a window of training."""
+        """Show a logged window of training."""
         if self._bar is not None:
-            figures = f"loss {loss:.3f}  error {error:.2f} %  {images_per_second:.0f} images/s"
-            self._bar.update(self._task, completed=step, figures=figures)
-        else:
-            self.say(
-                f"step {step}/{self._last_step}  loss {loss:.4f}  training error {error:.2f} %  "
-                f"{images_per_second:.0f} images/s  {_clock(seconds_left)} left"
-            )
+            self.show(step, loss, error, rate, images_per_second)
+            return
+        self.say(
+            f"{self._epoch(step)}  step {step}/{self._last_step}  {self._figures(loss, error, rate)}  "
+            f"{images_per_second:,.0f} images/s  {clock(seconds_left)} left"
+        )
 
     def evaluated(self, step: int, kind: str, error: float) -> None:
         """Show an evaluation."""
         self.say(f"step {step}/{self._last_step}  {kind} error {error:.2f} %")
 
+    @contextmanager
+    def evaluating(self, what: str, images: int) -> Iterator[Callable[[int], None]]:
+        """Show a bar while a set is evaluated; give a function to be told how many images are done."""
+        if not self._open_bar():
+            yield lambda _done: None
+            return
+        bar = self._bar
+        assert bar is not None
+        task = bar.add_task(what, total=images, figures="")
+        try:
+            yield lambda done: bar.update(task, completed=done)
+        finally:
+            bar.remove_task(task)
+
     def say(self, line: str) -> None:
         """Print a line above the bar."""
         if self.enabled:
-            self.console.print(line, markup=False)
+            self.console.print(self.prefix + line, markup=False)
+
+    def _open_bar(self) -> bool:
+        """Start the bar where there is a terminal; tell whether there is one."""
+        if self._bar is None and self.enabled and not self.prefix and sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                MofNCompleteColumn(),
+                BarColumn(),
+                TextColumn("{task.fields[figures]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeLeftColumn(),
+                console=self.console,
+            )
+            self._bar.start()
+        return self._bar is not None
+
+    def _epoch(self, step: int) -> str:
+        done, total = step * self._epochs_per_step, self._last_step * self._epochs_per_step
+        return f"epoch {done:.1f}/{total:.1f}"
+
+    @staticmethod
+    def _figures(loss: float, error: float, rate: float) -> str:
+        return f"lr {rate:.4g}  loss {loss:.4f}  training error {error:.2f} %"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Write a time as 1:02:03 or 2:03."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

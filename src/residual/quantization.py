@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UsageError
-from .models import ResNet, optimize_for_inference
+from .models.folding import optimize_for_inference
+from .models.resnet import ResNet
 
 CALIBRATION_IMAGES = 512  # with so many, INT8 lost 0.11 points on the CIFAR-10 test set (ResNet-20 and -44)
 

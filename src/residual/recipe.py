@@ -17,9 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
-from .models import registry
+from .models.names import parse_name, resolve_shortcut
 
 INFINITY = math.inf
+DATASETS = ("cifar10", "cifar100", "digits")
+# what other programs, or this one's options, call a key
+OTHER_NAMES = {
+    "lr": "optimizer.learning_rate",
+    "wd": "optimizer.weight_decay",
+    "epochs": "iterations",
+    "steps": "iterations",
+    "batch": "batch_size",
+    "bs": "batch_size",
+    "validation": "holdout",
+    "amp": "precision",
+    "model": "network",
+}
 S = typing.TypeVar("S", bound="_Section")
 
 
@@ -101,7 +114,7 @@ class Recipe(_Section):
     name: str = "custom"
     network: str = "resnet20"
     shortcut: str | None = None
-    data: str = _choice("cifar10", "cifar10", "cifar100", "digits")
+    data: str = _choice("cifar10", *DATASETS)
     seed: int = _number(0, 0, 2**31 - 1)
     iterations: int = _number(64_000, 1)
     stop_after: int = _number(0, 0)
@@ -131,12 +144,22 @@ class Recipe(_Section):
             raise UsageError(
                 "optimizer.nesterov looks ahead along the momentum: optimizer.momentum must not be 0"
             )
-        object.__setattr__(self, "shortcut", registry.resolve_shortcut(self.network, self.shortcut))
+        object.__setattr__(self, "shortcut", resolve_shortcut(self.network, self.shortcut))
 
     @property
     def last_step(self) -> int:
         """The number of steps that the run takes."""
         return min(self.stop_after or self.iterations, self.iterations)
+
+    @property
+    def log_period(self) -> int:
+        """Steps between two records of training: `log_every`, or fewer so that a short run has five."""
+        return min(self.log_every, max(1, self.last_step // 5))
+
+    @property
+    def evaluation_period(self) -> int:
+        """Steps between two evaluations: `evaluate_every`, or fewer (at least 50) so that there are 30."""
+        return min(self.evaluate_every, max(50, self.last_step // 30))
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain nested values that `from_dict` reads back to an equal recipe."""
@@ -217,7 +240,7 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
 
 
 def _is_plain(network: Any) -> bool:
-    return registry.parse_name(str(network)).family == "plain"
+    return parse_name(str(network)).family == "plain"
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -243,7 +266,8 @@ def _build(section: type[S], prefix: str, values: Mapping[str, Any]) -> S:
 
 def _nearest(key: str, valid: Iterable[str]) -> str:
     valid = list(valid)
-    close = difflib.get_close_matches(key, valid, n=1, cutoff=0.6)
+    close = [k for k in valid if OTHER_NAMES.get(key) == k or k.endswith(f".{key}")]
+    close = close or difflib.get_close_matches(key, valid, n=1, cutoff=0.6)
     return (f"; did you mean '{close[0]}'?" if close else ";") + f" The keys are: {', '.join(valid)}"
 
 

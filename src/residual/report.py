@@ -25,6 +25,7 @@ def write_pages(results: Path, output: Path) -> list[Path]:
         runs = load_results(results / "cifar10")
         if not benches and not runs:
             raise RunError(f"no figures in {results}")
+        output.mkdir(parents=True, exist_ok=True)
         written = []
         if benches:
             write_text(output / "speed.md", speed_page(benches))

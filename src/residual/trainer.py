@@ -13,7 +13,7 @@ from torch import nn
 from .captured import DeviceSteps
 from .checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from .cpu_time import CpuMeter, CpuTime
-from .data import TrainBatches
+from .data.batches import TrainBatches
 from .device import synchronize
 from .errors import CheckpointError, InterruptedRunError, NonFiniteLossError, RunError
 from .evaluation import Evaluation
@@ -37,7 +37,7 @@ class Trainer:
         batches: where step k's batch comes from.
         run: where metrics and checkpoints go.
         reporter: what is told meanwhile.
-        evaluations: what gives a figure every `recipe.evaluate_every` steps, under "holdout" (whose best
+        evaluations: what gives a figure every `recipe.evaluation_period` steps, under "holdout" (whose best
             step is kept too) or "test".
     """
 
@@ -80,7 +80,8 @@ class Trainer:
         """
         self.network.train()
         self._logged_at = (self.step, self.seconds)
-        self.reporter.start(self.step, self.recipe.last_step)
+        epochs_per_step = self.recipe.batch_size / len(self.batches.split)
+        self.reporter.start(self.step, self.recipe.last_step, epochs_per_step)
         with self._signals():
             while self.step < self.recipe.last_step:
                 started = time.perf_counter()
@@ -88,6 +89,8 @@ class Trainer:
                 if self._due():
                     self._wait()
                 self.seconds += time.perf_counter() - started
+                if self.reporter.wants_figures():
+                    self._show()
                 self._after_step()
                 if self._signal is not None:
                     self._stop()
@@ -153,8 +156,8 @@ class Trainer:
 
     def _periods(self) -> list[int]:
         recipe = self.recipe
-        periods = [recipe.log_every, recipe.checkpoint_every]
-        periods += [recipe.evaluate_every] if self.evaluations else []
+        periods = [recipe.log_period, recipe.checkpoint_every]
+        periods += [recipe.evaluation_period] if self.evaluations else []
         return periods + ([recipe.schedule.warmup_window] if self._warming_up else [])
 
     def _next_due(self) -> int:
@@ -169,9 +172,9 @@ class Trainer:
             and self.warmup_window.read()[1] < recipe.schedule.warmup_error
         ):
             self.warmup_end = self.step
-        if self._every(recipe.log_every):
+        if self._every(recipe.log_period):
             self._log()
-        if self._every(recipe.evaluate_every):
+        if self._every(recipe.evaluation_period):
             self._evaluate()
         if self._every(recipe.checkpoint_every):
             self._save("last")
@@ -186,6 +189,16 @@ class Trainer:
         hint = f"'residual train --resume {self.run.path}' goes on"
         raise InterruptedRunError(f"{name} at step {self.step}: saved; {hint}", self._signal)
 
+    def _show(self) -> None:
+        """Show the window so far, which has a step at least unless it was logged just now."""
+        step, seconds = self._logged_at
+        if self.step > step:
+            speed = self.recipe.batch_size * (self.step - step) / (self.seconds - seconds)
+            self.reporter.show(self.step, *self.window.peek(), self._rate(), speed)
+
+    def _rate(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
     def _log(self) -> None:
         loss, error = self.window.read()
         self.training_error = error
@@ -193,7 +206,7 @@ class Trainer:
         self._logged_at = (self.step, self.seconds)
         per_step = (self.seconds - seconds) / max(self.step - step, 1)
         images_per_second = self.recipe.batch_size / per_step
-        rate = float(self.optimizer.param_groups[0]["lr"])
+        rate = self._rate()
         self.run.log(
             {
                 "step": self.step,
@@ -205,7 +218,7 @@ class Trainer:
             }
         )
         left = (self.recipe.last_step - self.step) * per_step
-        self.reporter.trained(self.step, loss, error, images_per_second, left)
+        self.reporter.trained(self.step, loss, error, rate, images_per_second, left)
 
     def _evaluate(self) -> None:
         for kind, evaluate in self.evaluations.items():

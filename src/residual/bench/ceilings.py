@@ -6,7 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ..models import complexity, create_model
+from ..models.build import create_model
+from ..models.counting import complexity
 
 REPEATS = 7
 

@@ -10,8 +10,11 @@ from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 
 from .. import device as devices
-from ..data import Normalization, Split, TrainBatches
-from ..models import create_model, optimize_for_inference
+from ..data.batches import TrainBatches
+from ..data.dataset import Split
+from ..data.normalization import Normalization
+from ..models.build import create_model
+from ..models.folding import optimize_for_inference
 from ..optim import Guard, make_optimizer
 from ..progress import Reporter
 from ..quantization import quantize

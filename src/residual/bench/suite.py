@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..models import parse_name
+from ..models.names import parse_name
 from . import baseline, ceilings, ours
 from .contest import Outcome, Spread, Work, compare, together
 

@@ -1,7 +1,6 @@
 """scikit-learn's handwritten digits as 32x32 RGB pictures: the data set that needs no download."""
 
 import torch
-from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
 from .dataset import Dataset, Split
@@ -15,6 +14,8 @@ def load() -> Dataset:
 
     The 8x8 grey pictures (17 levels) are enlarged four times, bilinearly, and repeated in three channels.
     """
+    from sklearn.datasets import load_digits  # takes a second to load, and no other data set needs it
+
     digits = load_digits()
     grey = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
     large = F.interpolate(grey, size=(32, 32), mode="bilinear", align_corners=False)

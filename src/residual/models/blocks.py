@@ -5,8 +5,6 @@ from torch.nn import functional as F
 
 from .fused import bn_relu
 
-SHORTCUTS = ("A", "B", "C")
-
 
 def conv(width_in: int, width_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     """A convolution that keeps the map's size at stride 1; no bias, since BN follows."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .registry import create_model
+from .build import create_model
 
 
 @dataclass(frozen=True)

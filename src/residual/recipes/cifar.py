@@ -4,7 +4,7 @@ residual train resnet20 --data-dir DATA               8.75 % test error in the p
 residual train resnet20 --data digits                 under 2 % test error
 """
 
-from ..models import parse_name
+from ..models.names import parse_name
 from ..recipe import Augment, Optimizer, Recipe, Schedule
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..device import short_name
-from ..models import complexity, parse_name
+from ..models.counting import complexity
+from ..models.names import parse_name
 from ..recipes import CIFAR_RECIPES
 from ..run import short_commit
 from .plan import TARGETS

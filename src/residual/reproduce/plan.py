@@ -1,25 +1,18 @@
-"""Which runs a table or figure needs, which are missing, and their training in the time there is."""
+"""Which runs a table or figure of the paper needs, and the time that they may take."""
 
 import re
-import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from ..errors import ResidualError, RunError, UsageError
-from ..jobs import Job, run_jobs
-from ..models import complexity
+from ..errors import UsageError
+from ..models.names import parse_name
 from ..recipe import Recipe
 from ..recipes import CIFAR_RECIPES, get_recipe
-from ..run import Run
-from .results import result_path, save_result
 
 FIGURE_6_STEPS = (
     2000  # where the whole schedule is out of reach, its beginning shows plain and residual nets part
 )
-
-STOPPED = 128 + signal.SIGTERM  # the exit code of a run that `run_jobs` stopped
 
 
 @dataclass(frozen=True)
@@ -79,63 +72,13 @@ def plan(target: str, recipe: str, networks: Sequence[str] = (), seeds: int | No
         raise UsageError(f"no recipe '{recipe}' to reproduce by: take {', '.join(CIFAR_RECIPES)}")
     wanted = TARGETS[target]
     changes = {"curve": "test"} | ({"stop_after": wanted.stop_after} if wanted.stop_after else {})
+    for network in networks:
+        parse_name(network)
+    from ..models.counting import complexity  # loads torch, which a refusal need not wait for
+
     chosen = sorted(networks or wanted.networks, key=lambda name: complexity(name).multiply_adds)
     return [
         get_recipe(recipe, network).replace({**changes, "seed": seed})
         for seed in range(seeds or wanted.seeds)
         for network in chosen
     ]
-
-
-def reproduce(
-    recipes: Sequence[Recipe],
-    *,
-    results: Path,
-    runs: Path,
-    jobs: int = 1,
-    budget: Budget | None = None,
-    data_dir: Path | None = None,
-    device: str | None = None,
-    say: Callable[[str], None] = lambda _line: None,
-) -> list[Path]:
-    """Train the runs that have no result file yet; each that ends leaves one.
-
-    A call that is stopped, by its budget or by a signal, saves the runs in progress; the next goes on.
-
-    Returns:
-        The result files that were written.
-
-    Raises:
-        InterruptedRunError: a signal came.
-        DataError: the data cannot be loaded.
-        RunError: a run failed; the others were trained all the same.
-    """
-    results.mkdir(parents=True, exist_ok=True)
-    missing = [recipe for recipe in recipes if not result_path(results, recipe).exists()]
-    say(f"{len(recipes) - len(missing)} of {len(recipes)} runs are there; {len(missing)} to train")
-    planned = [Job(recipe, runs / result_path(results, recipe).stem) for recipe in missing]
-    written: list[Path] = []
-    failed: list[str] = []
-
-    def finished(job: Job, code: int) -> None:
-        name = job.output.name
-        if code == STOPPED:
-            say(f"{name}: stopped, and saved")
-            return
-        try:
-            if code:
-                raise RunError(f"exit code {code}")
-            run = Run.open(job.output)
-            written.append(save_result(results, run, data_dir))
-            say(f"{name}: test error {run.result['error']:.2f} %")  # type: ignore[index]
-        except ResidualError as error:  # the other runs go on
-            failed.append(name)
-            say(f"{name}: failed: {error}")
-
-    stop = (budget or Budget(None)).spent
-    run_jobs(planned, jobs, data_dir=data_dir, device=device, finished=finished, stop=stop)
-    if failed:
-        raise RunError(f"{len(failed)} of {len(planned)} runs failed: {', '.join(failed)}")
-    if len(written) < len(missing):
-        say(f"{len(missing) - len(written)} runs are still to do; the next call goes on with them")
-    return written

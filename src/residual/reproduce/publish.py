@@ -9,7 +9,7 @@ from ..errors import RunError
 from ..experiment import evaluate
 from ..files import write_json, write_text
 from ..model_folder import load_model, model_card, save_model
-from ..models import complexity
+from ..models.counting import complexity
 from ..pretrained import MEASURED, WEIGHTS
 from ..recipes import CIFAR_RECIPES, recipe_label
 from ..run import Run

@@ -5,9 +5,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..data import Split, load_dataset
+from ..data.dataset import Split
+from ..data.load import load_dataset
 from ..model_folder import ModelConfig, load_model
-from ..models import ResNet
+from ..models.resnet import ResNet
 from ..run import Run
 
 PICTURES = 1000

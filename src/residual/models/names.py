@@ -1,4 +1,4 @@
-"""Networks by name: what `resnet20`, `plain56` or `resnet47_bottleneck` mean, and which names exist."""
+"""Networks by name: what `resnet20`, `plain56`, `resnet47_bottleneck` mean, which names exist. No torch."""
 
 import difflib
 import re
@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 
 from ..errors import UsageError
-from .blocks import SHORTCUTS, BasicBlock, Bottleneck
-from .resnet import ResNet
 
+SHORTCUTS = ("A", "B", "C")  # section 3.3
 # Section 4.2 and Table 6; the bottleneck net is the 9n+2 one with n = 5.
 PAPER_NETWORKS = (
     *(f"plain{depth}" for depth in (20, 32, 44, 56, 110)),
@@ -78,34 +77,6 @@ def _nearest(wrong: NetworkName) -> list[str]:
     names = [NetworkName(wrong.family, depth, wrong.bottleneck) for depth in two]
     other = NetworkName("resnet", wrong.layers, bottleneck=True)
     return [str(name) for name in ([other] if _fits(other) else []) + names]
-
-
-def create_model(
-    name: str,
-    *,
-    num_classes: int = 10,
-    shortcut: str | None = None,
-    checkpoint_activations: bool = False,
-) -> ResNet:
-    """Create a network of the paper with fresh weights from torch's global random generator.
-
-    Args:
-        name: `resnet{6n+2}`, `plain{6n+2}` or `resnet{9n+2}_bottleneck` (section 4.2), any n.
-        num_classes: length of the output.
-        shortcut: "A" (zero-padded identity, the paper's choice on CIFAR and the default),
-            "B" (projection where dimensions change) or "C" (projections everywhere).
-            Plain nets have none and take none.
-        checkpoint_activations: train with less memory and one more forward pass; see `ResNet`.
-
-    Raises:
-        UsageError: the name, the shortcut option or the number of classes does not fit.
-    """
-    parsed = parse_name(name)
-    if num_classes < 1:
-        raise UsageError(f"num_classes must be at least 1, not {num_classes}")
-    block = Bottleneck if parsed.bottleneck else BasicBlock
-    option = resolve_shortcut(name, shortcut)
-    return ResNet(block, parsed.blocks_per_stage, option, num_classes, checkpoint_activations)
 
 
 def resolve_shortcut(name: str, shortcut: str | None) -> str | None:

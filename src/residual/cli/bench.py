@@ -1,0 +1,49 @@
+"""The command `bench`: speed beside a baseline, all in one run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..bench import SUITE_NAMES
+from ..errors import UsageError
+from ..files import write_json
+from .output import Device, Json, print_json, print_line
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add the command."""
+    program.command()(bench)
+
+
+def bench(
+    what: Annotated[str, typer.Argument(help=f"{', '.join(SUITE_NAMES)} or all.")] = "all",
+    models: Annotated[list[str] | None, typer.Argument(help="Networks; by default the usual ones.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds of which the median is taken.")] = 7,
+    device: Device = None,
+    save: Annotated[
+        Path | None, typer.Option(help="A folder that gets a JSON file with the figures.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure speed beside a baseline and the machine's ceilings, all in one run."""
+    if what not in (*SUITE_NAMES, "all"):
+        raise UsageError(f"nothing to measure called '{what}': take {', '.join(SUITE_NAMES)} or all")
+    from ..bench.suite import run_suites, summary
+    from ..device import describe, resolve_device
+    from ..run import environment_facts, without_paths
+
+    where = resolve_device("cpu" if what in ("fitted", "data", "infer") else device)
+    records = run_suites(what, models or [], where, repeats)
+    report = {**environment_facts(describe(where)), "records": records}
+    report["command"] = without_paths(report["command"])
+    if save is not None:
+        stamp = report["date"].replace(":", "").replace("+0000", "")
+        save.mkdir(parents=True, exist_ok=True)
+        write_json(save / f"{stamp}-{what}-{where.type}.json", report)
+    if as_json:
+        print_json(report)
+        return
+    for record in records:
+        for line in summary(record):
+            print_line(line)

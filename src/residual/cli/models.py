@@ -1,0 +1,104 @@
+"""Commands on networks and recipes: models, info, recipes, import."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..models.names import list_models, parse_name, resolve_shortcut
+from ..recipes import RECIPES, get_recipe
+from .output import Json, in_millions, print_json, print_line
+
+Shortcut = Annotated[str | None, typer.Option(help="A, B or C; by default A.")]
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (models, info, recipes):
+        program.command()(command)
+    program.command("import")(import_)
+
+
+def models(
+    pattern: Annotated[str, typer.Argument(help="A shell pattern, for example 'plain*'.")] = "*",
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Those whose weights come with it.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List the paper's networks; any other depth 6n+2 (9n+2 with bottlenecks) can be named too."""
+    if pretrained:
+        _print_pretrained(pattern, as_json)
+        return
+    from ..models.counting import complexity
+
+    costs = [complexity(name) for name in list_models(pattern)]
+    if as_json:
+        print_json([cost.as_dict() for cost in costs])
+        return
+    print_line(f"{'network':20} {'layers':>6} {'parameters':>12} {'multiply-adds':>15}")
+    for cost in costs:
+        count = f"{cost.multiply_adds:15,}  {in_millions(cost.multiply_adds)}"
+        print_line(f"{cost.name:20} {cost.layers:6} {cost.parameters:12,} {count}")
+
+
+def _print_pretrained(pattern: str, as_json: bool) -> None:
+    from ..pretrained import list_pretrained, measured
+
+    facts = {name: measured(name) for name in list_pretrained(pattern)}
+    if as_json:
+        print_json([{"name": name, **found} for name, found in facts.items()])
+        return
+    print_line(f"{'network':20} {'parameters':>12} {'test error':>10}  recipe")
+    for name, found in facts.items():
+        print_line(f"{name:20} {found['parameters']:12,} {found['error']:8.2f} %  {found['recipe']}")
+
+
+def info(
+    model: Annotated[str, typer.Argument(help="The network, for example resnet20.")],
+    shortcut: Shortcut = None,
+    as_json: Json = False,
+) -> None:
+    """Print a network's layers, parameters, multiply-adds and output sizes."""
+    parse_name(model)
+    resolve_shortcut(model, shortcut)
+    from ..models.counting import complexity
+
+    cost = complexity(model, shortcut=shortcut)
+    if as_json:
+        print_json(cost.as_dict())
+        return
+    print_line(f"name           {cost.name}")
+    print_line(f"layers         {cost.layers}")
+    print_line(f"parameters     {cost.parameters:,} ({in_millions(cost.parameters)})")
+    print_line(f"multiply-adds  {cost.multiply_adds:,} ({in_millions(cost.multiply_adds)})")
+    for stage, size in cost.stages.items():
+        print_line(f"{stage:13}  {' x '.join(map(str, size))}")
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="A recipe's name or file.")] = None,
+    model: Annotated[str, typer.Option(help="The network it is for.")] = "resnet20",
+) -> None:
+    """List the recipes, or print one in full, as JSON that --recipe reads."""
+    if name is not None:
+        print_json(get_recipe(name, model).as_dict())
+        return
+    for known, make in RECIPES.items():
+        print_line(f"{known:8} {(make.__doc__ or '').splitlines()[0]}")
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="Another project's checkpoint.")],
+    model: Annotated[str, typer.Option(help="The network it holds, for example resnet20.")],
+    output: Annotated[Path, typer.Option(help="The model folder to make.")],
+    mean: Annotated[tuple[float, float, float] | None, typer.Option(help="R G B, 0..1 scale.")] = None,
+    std: Annotated[tuple[float, float, float] | None, typer.Option(help="R G B, 0..1 scale.")] = None,
+) -> None:
+    """Turn another project's checkpoint into a model folder."""
+    parse_name(model)
+    from .. import importing
+
+    config = importing.import_checkpoint(file, model=model, output=output, mean=mean, std=std)
+    print_line(f"{config.network} from {config.recipe}: {output}")
+    print_line(f"next: residual evaluate {output}")
