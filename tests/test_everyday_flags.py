@@ -1,6 +1,8 @@
-"""The flags that people expect, what a key that they know by another name leads to, and where models are found."""
+"""The flags that people expect, keys by other names, where models and data are found."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -39,18 +41,18 @@ def test_what_does_not_fit_is_refused_with_what_to_do(cli, flags, words):
     assert words in err
 
 
-def test_several_seeds_as_json_and_with_each_ones_progress(cli, tmp_path, capfd):
-    code, out, _ = cli(*SHORT, "--iterations", 4, "--seeds", 2, "--output", tmp_path)
-    assert code == 0
-    assert [figures["seed"] for figures in json.loads(out)] == [0, 1]
+def test_several_seeds_as_json_with_each_ones_progress(tmp_path):
+    more = map(str, ("--iterations", 4, "--seeds", 2, "--output", tmp_path))
+    command = [sys.executable, "-m", "residual", *SHORT, *more]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert [figures["seed"] for figures in json.loads(done.stdout)] == [0, 1]
+    command.remove("--json")
     for folder in tmp_path.iterdir():
         (folder / "result.json").unlink()
-    capfd.readouterr()
-    code, out, _ = cli(*SHORT[:-1], "--iterations", 4, "--seeds", 2, "--output", tmp_path)
-    assert code == 0
-    lines = capfd.readouterr().err
-    assert "resnet8-seed0: run folder" in lines
-    assert "resnet8-seed1: run folder" in lines
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("test error ")
+    for seed in range(2):
+        assert f"resnet8-seed{seed}: run folder" in done.stderr
 
 
 def test_an_empty_folder_does_not_hide_a_pretrained_model(tmp_path, monkeypatch):
