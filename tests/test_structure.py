@@ -6,7 +6,20 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "residual"
 # A module may import from those to its left and from its own package.
 ORDER = (
-    *("_version", "errors", "files", "models", "recipe", "recipes", "data", "device", "metrics", "optim"),
+    *(
+        "_version",
+        "errors",
+        "files",
+        "signals",
+        "streams",
+        "models",
+        "recipe",
+        "recipes",
+        "data",
+        "device",
+        "metrics",
+        "optim",
+    ),
     *(
         "evaluation",
         "quantization",

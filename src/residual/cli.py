@@ -21,10 +21,10 @@ from .data import cifar as cifar_data
 from .data.archive import check_md5
 from .device import describe as describe_device
 from .device import resolve_device
-from .errors import DataError, ResidualError, UsageError
+from .errors import DataError, OutputError, ResidualError, UsageError
 from .evaluation import Evaluation
 from .files import write_json
-from .jobs import Job, run_jobs
+from .jobs import Job, outcome, run_jobs
 from .model_folder import load_model
 from .models import complexity, list_models
 from .plot import plot_runs
@@ -34,6 +34,8 @@ from .recipes import CIFAR_RECIPES, RECIPES, get_recipe
 from .reproduce import TARGETS, Budget, plan
 from .reproduce import reproduce as reproduce_runs
 from .run import Run, environment_facts, without_paths
+from .signals import Interrupted, stop_signals
+from .streams import unfailing_streams
 
 app = typer.Typer(
     add_completion=False,
@@ -127,7 +129,9 @@ def _train_seeds(recipe: Recipe, seeds: int, jobs: int, output: Path | None, **w
     if output is None or min(seeds, jobs) < 1:
         raise UsageError("--seeds N takes --output FOLDER for its runs, and N and --jobs of at least 1")
     planned = [Job(recipe.replace({"seed": n}), output / f"{recipe.network}-seed{n}") for n in range(seeds)]
-    codes = run_jobs(planned, jobs, **where, finished=lambda job, code: _print(f"{job.output}: exit {code}"))
+    codes = run_jobs(
+        planned, jobs, **where, finished=lambda job, code: _print(f"{job.output}: {outcome(code)}")
+    )
     errors = [Run.open(path).result["error"] for path, code in codes.items() if code == 0]  # type: ignore[index]
     if errors:
         spread = statistics.stdev(errors) if len(errors) > 1 else 0.0
@@ -446,22 +450,29 @@ def plot(
 def main() -> NoReturn:
     """Run the command line and leave with the exit code that `docs/commands.md` lists."""
     logging.captureWarnings(True)  # other libraries' warnings are no messages to the user
+    with unfailing_streams() as output, stop_signals.handled():
+        code = _run()
+        if code == 0 and output.error is not None and not output.reader_gone:
+            code = _complain(f"cannot write to standard output: {output.error}", OutputError.exit_code)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command and return its exit code."""
     try:
-        code = app(standalone_mode=False)
+        return app(standalone_mode=False) or 0
     except ResidualError as error:
-        _fail(str(error), error.exit_code)
+        return _complain(str(error), error.exit_code)
+    except Interrupted as error:
+        return _complain("interrupted", 128 + error.number)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted", 130)
-    except BrokenPipeError:  # the reader of our output has gone
-        sys.stderr.close()
-        sys.exit(0)
+        return _complain("interrupted", 130)
     except Exception as error:  # what the parser says of the arguments; its class differs between versions
         if not hasattr(error, "format_message"):
             raise
-        _fail(error.format_message(), UsageError.exit_code)
-    sys.exit(code or 0)
+        return _complain(error.format_message(), UsageError.exit_code)
 
 
-def _fail(message: str, code: int) -> NoReturn:
+def _complain(message: str, code: int) -> int:
     typer.echo(f"residual: {' '.join(message.split())}", err=True)
-    sys.exit(code)
+    return code

@@ -26,6 +26,7 @@ from .quantization import CALIBRATION_IMAGES, quantize
 from .recipe import Recipe, differences
 from .recipes import recipe_label
 from .run import Run, environment_facts
+from .signals import Interrupted, stop_signals
 from .trainer import Trainer
 
 
@@ -209,20 +210,23 @@ def _execute(
 ) -> Result:
     """Train, from the start or from where a run stopped, and write what comes out."""
     evaluations = _evaluations(recipe, prepared)
-    with reporter, devices.cuda_settings(recipe.deterministic):
-        trainer = Trainer(recipe, prepared.network, prepared.batches, run, reporter, evaluations)
-        if resumed is not None:
-            trainer.resume()
-            run.note_resume(trainer.step, resumed)
-        reporter.say(f"run folder {run.path}")
-        if not prepared.denormals_flushed:
-            reporter.say(
-                "warning: threads started before residual was imported keep denormals, which are slow"
-            )
-        trainer.fit()
-        if recipe.recompute_batchnorm:
-            _recompute_batchnorm(prepared.network, prepared.batches)
-        return _finish(run, recipe, prepared, trainer)
+    trainer = Trainer(recipe, prepared.network, prepared.batches, run, reporter, evaluations)
+    with reporter, devices.cuda_settings(recipe.deterministic), stop_signals.handled():
+        try:
+            if resumed is not None:
+                trainer.resume()
+                run.note_resume(trainer.step, resumed)
+            reporter.say(f"run folder {run.path}")
+            if not prepared.denormals_flushed:
+                reporter.say(
+                    "warning: threads started before residual was imported keep denormals, which are slow"
+                )
+            trainer.fit()
+            if recipe.recompute_batchnorm:
+                _recompute_batchnorm(prepared.network, prepared.batches)
+            return _finish(run, recipe, prepared, trainer)
+        except Interrupted as error:
+            raise trainer.stopped(error.number) from None
 
 
 def _evaluations(recipe: Recipe, prepared: _Prepared) -> dict[str, Callable[[], Evaluation]]:

@@ -1,19 +1,20 @@
 """What a person sees while a run trains: a bar on a terminal, plain lines elsewhere."""
 
-import sys
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .streams import standard_error
+
 
 class Reporter:
-    """Shows a run's progress on standard error; silent where nobody asked for it."""
+    """Shows a run's progress on standard error; silent where nobody asked for it or it cannot be shown."""
 
     def __init__(self, enabled: bool = True) -> None:
         self.enabled = enabled
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = Console(file=standard_error(), highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
 
     def __enter__(self) -> Self:
@@ -27,7 +28,7 @@ class Reporter:
 
     def start(self, step: int, last_step: int) -> None:
         """Begin, at a step that is not 0 after a resume."""
-        if self.enabled and sys.stderr.isatty():
+        if self.enabled and self.console.file.isatty():
             self._bar = Progress(
                 TextColumn("step"),
                 MofNCompleteColumn(),

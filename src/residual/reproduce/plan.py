@@ -1,14 +1,13 @@
 """Which runs a table or figure needs, which are missing, and their training in the time there is."""
 
 import re
-import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ResidualError, RunError, UsageError
-from ..jobs import Job, run_jobs
+from ..jobs import STOPPED, Job, outcome, run_jobs
 from ..models import complexity
 from ..recipe import Recipe
 from ..recipes import CIFAR_RECIPES, get_recipe
@@ -18,8 +17,6 @@ from .results import result_path, save_result
 FIGURE_6_STEPS = (
     2000  # where the whole schedule is out of reach, its beginning shows plain and residual nets part
 )
-
-STOPPED = 128 + signal.SIGTERM  # the exit code of a run that `run_jobs` stopped
 
 
 @dataclass(frozen=True)
@@ -120,7 +117,7 @@ def reproduce(
     def finished(job: Job, code: int) -> None:
         name = job.output.name
         if code == STOPPED:
-            say(f"{name}: stopped, and saved")
+            say(f"{name}: {outcome(code)}")
             return
         try:
             if code:
