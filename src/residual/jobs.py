@@ -157,9 +157,7 @@ def _work(
     threads: int,
 ) -> None:
     """Train one run in this process."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # control-C reaches the parent too, which passes it on
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # control-C reaches the parent too, which passes it on
     torch.set_num_threads(threads)
     where: dict[str, Any] = {"data_dir": data_dir, "device": device, "dataset": dataset.open()}
     try:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 
@@ -51,11 +52,8 @@ class Unfailing:
     def forget_unwritten(self) -> None:
         """After an error, let what is left in the buffer go nowhere, or it fails again when Python exits."""
         if self.error is not None:
-            with suppress(OSError, ValueError):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                with suppress(OSError, ValueError):
-                    os.dup2(nowhere, self._stream.fileno())
-                os.close(nowhere)
+            with suppress(OSError, ValueError, AttributeError), Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
 def standard_error() -> TextIO:

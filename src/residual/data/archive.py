@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import DataError
+from ..files import is_abandoned
 from ..streams import standard_error
 
 CHUNK = 1 << 20
@@ -91,6 +92,8 @@ def extract(archive: Path, folder: str, destination: Path) -> None:
     Raises:
         DataError: the archive cannot be read, or a member is no plain file or folder inside `folder`.
     """
+    for left in filter(is_abandoned, destination.glob(f".{folder}-*")):
+        shutil.rmtree(left, ignore_errors=True)
     try:
         staging = Path(tempfile.mkdtemp(prefix=f".{folder}-", dir=destination))
     except OSError as error:
