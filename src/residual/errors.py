@@ -37,8 +37,14 @@ class NonFiniteLossError(ResidualError):
     exit_code = 6
 
 
+class OutputError(ResidualError):
+    """Standard output that cannot be written; what a command wrote into files is there all the same."""
+
+    exit_code = 7
+
+
 class InterruptedRunError(ResidualError):
-    """Training stopped by a signal, after the step in progress was finished and saved."""
+    """Training stopped by a signal; the message says what is saved and how to go on."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

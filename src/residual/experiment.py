@@ -32,6 +32,7 @@ from .quantization import CALIBRATION_IMAGES, quantize
 from .recipe import Recipe, differences
 from .recipes import recipe_label
 from .run import Run, environment_facts
+from .signals import Interrupted, stop_signals
 from .trainer import Trainer
 
 
@@ -94,6 +95,7 @@ def train(
     device: str | None = None,
     dataset: Dataset | None = None,
     quiet: bool = False,
+    reporter: Reporter | None = None,
 ) -> Result:
     """Train a network by a recipe, in a new run folder.
 
@@ -104,6 +106,7 @@ def train(
         device: "cuda", "mps" or "cpu"; by default the fastest there is.
         dataset: images in memory, in place of the recipe's data; its name goes into result and model card.
         quiet: show no progress.
+        reporter: what shows it, in place of the usual one.
 
     Raises:
         ResidualError: one of its kinds, each with one clear line; nothing is written before the
@@ -117,7 +120,7 @@ def train(
     facts = _facts(recipe, prepared, data_dir)
     run = Run.create(None if output is None else Path(output), recipe, facts)
     with run.locked():
-        return _execute(run, recipe, prepared, Reporter(not quiet))
+        return _execute(run, recipe, prepared, reporter or Reporter(not quiet))
 
 
 def resume(
@@ -128,6 +131,7 @@ def resume(
     device: str | None = None,
     dataset: Dataset | None = None,
     quiet: bool = False,
+    reporter: Reporter | None = None,
 ) -> Result:
     """Go on with a run as if it had never stopped; a finished run is left as it is.
 
@@ -154,7 +158,7 @@ def resume(
     )
     facts = _facts(run.recipe, prepared, data_dir)
     with run.locked():
-        return _execute(run, run.recipe, prepared, Reporter(not quiet), facts)
+        return _execute(run, run.recipe, prepared, reporter or Reporter(not quiet), facts)
 
 
 def _recorded_data_dir(recipe: Recipe, began: dict[str, Any]) -> Path | None:
@@ -272,21 +276,24 @@ def _execute(
 ) -> Result:
     """Train, from the start or from where a run stopped, and write what comes out."""
     evaluations = _evaluations(recipe, prepared, reporter)
-    with reporter, devices.cuda_settings(recipe.deterministic):
-        resolved = recipe.replace({"precision": prepared.precision})
-        trainer = Trainer(resolved, prepared.network, prepared.batches, run, reporter, evaluations)
-        if resumed is not None:
-            trainer.resume()
-            run.note_resume(trainer.step, resumed)
-        reporter.say(f"run folder {run.path}")
-        if not prepared.denormals_flushed:
-            reporter.say(
-                "warning: threads started before residual was imported keep denormals, which are slow"
-            )
-        trainer.fit()
-        if recipe.recompute_batchnorm:
-            _recompute_batchnorm(prepared.network, prepared.batches)
-        return _finish(run, recipe, prepared, trainer)
+    resolved = recipe.replace({"precision": prepared.precision})
+    trainer = Trainer(resolved, prepared.network, prepared.batches, run, reporter, evaluations)
+    with reporter, devices.cuda_settings(recipe.deterministic), stop_signals.handled():
+        try:
+            if resumed is not None:
+                trainer.resume()
+                run.note_resume(trainer.step, resumed)
+            reporter.say(f"run folder {run.path}")
+            if not prepared.denormals_flushed:
+                reporter.say(
+                    "warning: threads started before residual was imported keep denormals, which are slow"
+                )
+            trainer.fit()
+            if recipe.recompute_batchnorm:
+                _recompute_batchnorm(prepared.network, prepared.batches)
+            return _finish(run, recipe, prepared, trainer)
+        except Interrupted as error:
+            raise trainer.stopped(error.number) from None
 
 
 def _evaluations(

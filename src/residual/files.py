@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +30,17 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: Any) -> None:
     """Write a value as indented JSON, whole or not at all."""
     write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def is_abandoned(path: Path) -> bool:
+    """Tell whether a file or folder that takes a moment to write is an hour old: a killed process left it.
+
+    A process number in a name would not tell: numbers are used again, and a disk can be shared by machines.
+    """
+    try:
+        return time.time() - path.stat().st_mtime > 3600
+    except OSError:  # it has its final name by now
+        return False
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,28 +1,37 @@
-"""Several runs at once: each in a process and a run folder of its own, sharing the pictures in memory.
+"""Several runs at once: each in a process and a run folder of its own, sharing the images in memory.
 
 These nets do not fill a GPU, and processes keep every run's code, signals and checkpoints as they are alone.
 """
 
+import _thread
+import ctypes
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.multiprocessing
 
-from .data.dataset import Dataset
+from .data.dataset import Dataset, Split
 from .data.load import load_dataset
-from .errors import InterruptedRunError, ResidualError
+from .errors import DataError, InterruptedRunError, ResidualError
 from .experiment import resume, train
+from .progress import Reporter
 from .recipe import Recipe
+from .signals import Interrupted, stop_signals
+
+STOPPED = 128 + signal.SIGTERM  # the exit code of a run that was asked to stop
 
 
 @dataclass(frozen=True)
@@ -33,92 +42,191 @@ class Job:
     output: Path
 
 
+def outcome(code: int) -> str:
+    """Say in a word or two what a run's exit code means."""
+    if code == STOPPED:
+        return "stopped"
+    return f"failed with exit code {code}" if code else "done"
+
+
 def run_jobs(
     jobs: Sequence[Job],
     at_once: int,
     *,
     data_dir: str | Path | None = None,
     device: str | None = None,
+    quiet: bool = True,
     finished: Callable[[Job, int], None] = lambda _job, _code: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[Path, int]:
     """Train runs, so many at once; a failed one does not stop the others.
 
+    A run is saved and stops when this call is left or its process dies, however that comes about.
+
     Args:
         jobs: what to train, in this order.
         at_once: processes at a time; on a CPU they share its cores.
         data_dir, device: see `train`.
+        quiet: show no progress; else each line of it begins with its run's name.
         finished: told of each run that ends, with its exit code.
         stop: asked again and again; once it says so, the runs in progress are saved and none is begun.
 
     Returns:
-        Each run folder's exit code; 0 is good.
+        Each run folder's exit code; 0 is good, and `STOPPED` a run that another call goes on with.
 
     Raises:
-        DataError: the data cannot be loaded.
+        DataError: the data cannot be loaded or shared.
         InterruptedRunError: SIGTERM or SIGINT came; every run in progress was saved.
     """
-    datasets = {job.recipe.data: load_dataset(job.recipe.data, data_dir) for job in jobs}
-    for dataset in datasets.values():
-        for split in (dataset.train, dataset.test):
-            split.images.share_memory_()  # type: ignore[no-untyped-call]
-            split.labels.share_memory_()  # type: ignore[no-untyped-call]
-    threads = max(1, torch.get_num_threads() // at_once)
     context = torch.multiprocessing.get_context("spawn")
-    waiting, working, codes = list(jobs), dict[int, tuple[BaseProcess, Job]](), dict[Path, int]()
-    with _StopSignals() as signals:
-        stopping = told = False
-        while working or (waiting and not stopping):
-            stopping = stopping or signals.number is not None or stop()
-            while waiting and len(working) < at_once and not stopping:
-                job = waiting.pop(0)
-                arguments = (job, datasets[job.recipe.data], data_dir, device, threads)
-                process: BaseProcess = context.Process(target=_work, args=arguments)
-                process.start()
-                working[process.sentinel] = (process, job)
-            if stopping and not told:  # once: a second signal would end a run before it is saved
-                for running, _ in working.values():
-                    running.terminate()
-                told = True
-            for sentinel in wait(list(working), timeout=0.5):
-                ended, job = working.pop(cast(int, sentinel))
-                ended.join()
-                code = ended.exitcode or 0
-                codes[job.output] = code if code >= 0 else 128 - code  # as a shell counts signals
-                finished(job, codes[job.output])
-    if signals.number is not None:
-        raise InterruptedRunError("stopped: every run in progress was saved", signals.number)
+    datasets = {job.recipe.data: load_dataset(job.recipe.data, data_dir) for job in jobs}
+    shared = {name: _SharedDataset.of(dataset, context) for name, dataset in datasets.items()}
+    del datasets
+    where = (data_dir, device, max(1, torch.get_num_threads() // at_once), quiet)
+    waiting, working, codes = list(jobs), dict[int, _Worker](), dict[Path, int]()
+    with stop_signals.handled(), stop_signals.deferred():
+        try:
+            stopping = False
+            while working or (waiting and not stopping):
+                stopping = stopping or stop_signals.number is not None or stop()
+                while waiting and len(working) < at_once and not stopping:
+                    job = waiting.pop(0)
+                    worker = _start(context, job, shared[job.recipe.data], *where)
+                    working[worker.process.sentinel] = worker
+                if stopping:
+                    for worker in working.values():
+                        worker.lifeline.close()
+                for sentinel in wait(list(working), timeout=0.5):
+                    worker = working.pop(cast(int, sentinel))
+                    codes[worker.job.output] = worker.end()
+                    finished(worker.job, codes[worker.job.output])
+            if stop_signals.number is not None:
+                message = "stopped; what was in progress is saved, and the same command goes on with it"
+                raise InterruptedRunError(message, stop_signals.number)
+        except Interrupted as error:  # a second signal
+            for worker in working.values():
+                worker.process.kill()
+            message = "stopped at once; the same command goes on from the last checkpoints"
+            raise InterruptedRunError(message, error.number) from None
+        finally:
+            for worker in working.values():
+                worker.lifeline.close()
     return codes
 
 
-def _work(job: Job, dataset: Dataset, data_dir: str | None, device: str | None, threads: int) -> None:
+@dataclass(frozen=True)
+class _Worker:
+    """A run in progress: it goes on for as long as this process holds the lifeline, one end of a pipe."""
+
+    job: Job
+    process: BaseProcess
+    lifeline: Connection
+
+    def end(self) -> int:
+        """Wait for its end and return its exit code, signals counted as a shell does."""
+        self.process.join()
+        self.lifeline.close()
+        code = self.process.exitcode or 0
+        return code if code >= 0 else 128 - code
+
+
+def _start(context: SpawnContext, job: Job, *arguments: Any) -> _Worker:
+    theirs, ours = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(theirs, job, *arguments))
+    with _ignoring_sigint():
+        process.start()
+    theirs.close()
+    return _Worker(job, process, ours)
+
+
+@contextmanager
+def _ignoring_sigint() -> Iterator[None]:
+    """On POSIX a process that is started here ignores SIGINT from its first moment on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _work(
+    lifeline: Connection,
+    job: Job,
+    dataset: "_SharedDataset",
+    data_dir: str | Path | None,
+    device: str | None,
+    threads: int,
+    quiet: bool,
+) -> None:
     """Train one run in this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # control-C reaches the parent too, which passes it on
     torch.set_num_threads(threads)
+    where: dict[str, Any] = {"data_dir": data_dir, "device": device, "dataset": dataset.open()}
+    where["reporter"] = Reporter(not quiet, prefix=f"{job.output.name}: ")
     try:
-        if (job.output / "recipe.json").is_file():
-            resume(job.output, recipe=job.recipe, data_dir=data_dir, device=device, dataset=dataset)
-        else:
-            train(job.recipe, output=job.output, data_dir=data_dir, device=device, dataset=dataset)
+        with stop_signals.handled((signal.SIGTERM,)):
+            threading.Thread(target=_watch, args=(lifeline,), daemon=True).start()
+            if (job.output / "recipe.json").is_file():
+                resume(job.output, recipe=job.recipe, **where)
+            else:
+                train(job.recipe, output=job.output, **where)
+    except Interrupted as error:
+        sys.exit(128 + error.number)
     except ResidualError as error:
-        with suppress(OSError):
+        with suppress(OSError, AttributeError, ValueError):  # standard error may be closed or full
             os.write(sys.stderr.fileno(), f"residual: {job.output}: {error}\n".encode())
         sys.exit(error.exit_code)
 
 
-class _StopSignals:
-    """Remembers the first SIGTERM or SIGINT instead of dying of it."""
+def _watch(lifeline: Connection) -> None:
+    """Stop this process as SIGTERM would, on Windows too, once its parent drops the lifeline or dies."""
+    with suppress(EOFError, OSError):
+        lifeline.recv()
+    if stop_signals.number is None:  # a signal to the whole process group came first
+        _thread.interrupt_main(signal.SIGTERM)
 
-    def __init__(self) -> None:
-        self.number: int | None = None
 
-    def __enter__(self) -> "_StopSignals":
-        self._before = {n: signal.signal(n, self._remember) for n in (signal.SIGTERM, signal.SIGINT)}
-        return self
+@dataclass(frozen=True)
+class _SharedDataset:
+    """A data set to be handed to a process that is started; its images are not copied.
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    They lie in the standard library's shared memory: a mapped file without a name, in /dev/shm if it has room
+    for them, else in the folder for temporary files; on Windows a mapping of the system's. It is freed when
+    the last process that uses it is gone, however that ends.
+    """
 
-    def _remember(self, number: int, _frame: FrameType | None) -> None:
-        self.number = self.number or number
+    name: str
+    class_names: tuple[str, ...]
+    parts: tuple[tuple[Any, tuple[int, ...], Any], ...]  # images, their shape, labels; training, then test
+
+    @classmethod
+    def of(cls, dataset: Dataset, context: SpawnContext) -> "_SharedDataset":
+        """Copy a data set's images to where processes can share them."""
+        parts = []
+        for split in (dataset.train, dataset.test):
+            _check_room(split.images.nbytes)
+            try:
+                memory = context.RawArray(ctypes.c_uint8, split.images.nbytes)
+            except OSError as error:
+                raise DataError(f"cannot share {dataset.name} between processes: {error}") from error
+            torch.frombuffer(memory, dtype=torch.uint8).copy_(split.images.reshape(-1))
+            parts.append((memory, tuple(split.images.shape), split.labels.numpy()))
+        return cls(dataset.name, dataset.class_names, tuple(parts))
+
+    def open(self) -> Dataset:
+        """Return the data set, in the process that it was handed to."""
+        train, test = (
+            Split(torch.frombuffer(memory, dtype=torch.uint8).view(shape), torch.from_numpy(labels))
+            for memory, shape, labels in self.parts
+        )
+        return Dataset(self.name, train, test, self.class_names)
+
+
+def _check_room(size: int) -> None:
+    """Refuse more than the disk holds: it would show at a write to the mapping, which ends the process."""
+    places = [place for place in ("/dev/shm", tempfile.gettempdir()) if Path(place).is_dir()]
+    if os.name == "posix" and size > max(shutil.disk_usage(place).free for place in places):
+        raise DataError(f"no room for {size / 1e6:.0f} MB of images to share in {' or '.join(places)}")

@@ -1,6 +1,5 @@
 """Progress of training and evaluation: a bar on a terminal, plain lines elsewhere."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,12 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeLeftColumn
 
+from .streams import standard_error
+
 REFRESH_SECONDS = 0.5  # how often the bar's figures are renewed
 ESTIMATE_SECONDS = 3.0  # after so long the first steps tell how long the rest will take
 
 
 class Reporter:
-    """Shows progress on standard error; silent where nobody asked for it.
+    """Shows progress on standard error; silent where nobody asked for it or it cannot be shown.
 
     Args:
         enabled: False shows nothing.
@@ -25,7 +26,7 @@ class Reporter:
 
     def __init__(self, enabled: bool = True, prefix: str = "") -> None:
         self.enabled, self.prefix = enabled, prefix
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = Console(file=standard_error(), highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._first_step = self._last_step = 0
         self._epochs_per_step = 0.0
@@ -109,7 +110,7 @@ class Reporter:
 
     def _open_bar(self) -> bool:
         """Start the bar where there is a terminal; tell whether there is one."""
-        if self._bar is None and self.enabled and not self.prefix and sys.stderr.isatty():
+        if self._bar is None and self.enabled and not self.prefix and self.console.file.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 MofNCompleteColumn(),

@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from ._version import __version__
 from .errors import RunError
-from .files import write_json, write_text
+from .files import is_abandoned, write_json, write_text
 from .recipe import Recipe, load_recipe
 
 
@@ -57,12 +57,15 @@ class Run:
             raise RunError(f"{path} exists already: a run is never overwritten")
         new = cls(path.with_name(f".{path.name}.{os.getpid()}"))  # renamed once it can be resumed
         try:
+            _sweep_unfinished(path)
             new.path.mkdir(parents=True)
             write_json(new._environment, {"seed": recipe.seed, **environment, "resumed": []})
             write_json(new._recipe, recipe.as_dict())
             new.path.rename(path)
         except OSError as error:
             raise RunError(f"cannot make the run folder {path}: {error}") from error
+        finally:
+            _delete_unfinished(new.path)
         return cls(path)
 
     @classmethod
@@ -113,9 +116,19 @@ class Run:
             except Timeout as error:
                 raise RunError(f"{self.path} is being trained by another process") from error
         try:
+            with _as_run_errors(self.path):
+                self._sweep()
             yield
         finally:
             lock.release()
+
+    def _sweep(self) -> None:
+        """Delete what a killed process left half written: only the holder of the lock writes here."""
+        for file in self.path.rglob(".*.tmp"):
+            file.unlink(missing_ok=True)
+        for checksum in self.checkpoints.glob("*.pt.sha256"):  # written before its checkpoint
+            if not checksum.with_suffix("").exists():
+                checksum.unlink(missing_ok=True)
 
     def note_resume(self, step: int, environment: Mapping[str, Any]) -> None:
         """Add where and how a resume went on to `environment.json`."""
@@ -143,6 +156,29 @@ class Run:
         kept = [json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step]
         with _as_run_errors(self._metrics):
             write_text(self._metrics, "".join(kept))
+
+
+def _sweep_unfinished(path: Path) -> None:
+    """Delete the folders of processes that were killed while they made a run.
+
+    One for this very path goes at once: of two that make the same run, one is refused in any case. Another
+    may be in the making, so it goes only when it is too old for that.
+    """
+    for folder in path.parent.glob(".*"):
+        name, _, process = folder.name.removeprefix(".").rpartition(".")
+        if name and process.isdecimal() and (name == path.name or is_abandoned(folder)):
+            _delete_unfinished(folder)
+
+
+def _delete_unfinished(folder: Path) -> None:
+    """Delete a run folder that was not finished; one that holds anything else was not made here."""
+    known = {"recipe.json", "environment.json"}
+    with suppress(OSError):
+        files = list(folder.iterdir())
+        if all(file.name in known or re.fullmatch(r"\..*\.tmp", file.name) for file in files):
+            for file in files:
+                file.unlink()
+            folder.rmdir()
 
 
 @contextmanager

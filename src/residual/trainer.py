@@ -1,11 +1,9 @@
 """Training: one step, the loop around it, and what is saved so that a resume goes on as if never stopped."""
 
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -23,6 +21,7 @@ from .optim import Guard, learning_rate, make_optimizer
 from .progress import Reporter
 from .recipe import Recipe, differences, from_dict
 from .run import Run
+from .signals import stop_signals
 from .step import train_step
 
 STRETCH = 500  # steps that the device's tables hold at most
@@ -69,7 +68,7 @@ class Trainer:
             self.forward = cast(nn.Module, torch.compile(network))
         self._device_steps: DeviceSteps | None = None
         self._logged_at = (0, 0.0)
-        self._signal: int | None = None
+        self.saved: int | None = None  # the step of the last checkpoint
 
     def fit(self) -> None:
         """Take the steps that are left, then save.
@@ -82,7 +81,7 @@ class Trainer:
         self._logged_at = (self.step, self.seconds)
         epochs_per_step = self.recipe.batch_size / len(self.batches.split)
         self.reporter.start(self.step, self.recipe.last_step, epochs_per_step)
-        with self._signals():
+        with stop_signals.deferred():
             while self.step < self.recipe.last_step:
                 started = time.perf_counter()
                 self.train_one()
@@ -92,8 +91,9 @@ class Trainer:
                 if self.reporter.wants_figures():
                     self._show()
                 self._after_step()
-                if self._signal is not None:
-                    self._stop()
+                if stop_signals.number is not None:
+                    self._save_unless_saved()
+                    raise self.stopped(stop_signals.number)
 
     def train_one(self) -> None:
         """Take the next step, and nothing beside it: no log, no evaluation, no checkpoint."""
@@ -152,7 +152,7 @@ class Trainer:
 
     def _due(self) -> bool:
         """Tell whether the device must be waited for: something will be read, written or evaluated."""
-        return self._signal is not None or any(map(self._every, self._periods()))
+        return stop_signals.number is not None or any(map(self._every, self._periods()))
 
     def _periods(self) -> list[int]:
         recipe = self.recipe
@@ -179,15 +179,19 @@ class Trainer:
         if self._every(recipe.checkpoint_every):
             self._save("last")
 
-    def _stop(self) -> NoReturn:
-        """Save, unless this step was saved already, and leave."""
-        assert self._signal is not None
-        if not self._every(self.recipe.checkpoint_every):
+    def _save_unless_saved(self) -> None:
+        if self.saved != self.step:
             self._wait()
             self._save("last")
-        name = signal.Signals(self._signal).name
+
+    def stopped(self, number: int) -> InterruptedRunError:
+        """Say, of a run that a signal stopped, what is saved and how it goes on."""
+        if self.saved is None:
+            saved = "no step of it is saved"
+        else:
+            saved = "saved" if self.saved == self.step else f"saved up to step {self.saved}"
         hint = f"'residual train --resume {self.run.path}' goes on"
-        raise InterruptedRunError(f"{name} at step {self.step}: saved; {hint}", self._signal)
+        return InterruptedRunError(f"stopped at step {self.step}: {saved}; {hint}", number)
 
     def _show(self) -> None:
         """Show the window so far, which has a step at least unless it was logged just now."""
@@ -235,6 +239,8 @@ class Trainer:
                 f"the weights of step {self.step} are not finite: not saved, training stopped"
             )
         save_checkpoint(self.run.checkpoints, kind, self.step, self.state())
+        if kind == "last":
+            self.saved = self.step
 
     def state(self) -> dict[str, Any]:
         """Return all that a resume needs; what is random follows from the seed and the step."""
@@ -280,23 +286,4 @@ class Trainer:
         for name in ("step", "warmup_end", "training_error", "best", "seconds"):
             setattr(self, name, state[name])
         self.meter.total = CpuTime(**state.get("cpu_time", {}))  # earlier checkpoints have none
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let SIGTERM and SIGINT wait until the step is finished; a second one acts at once."""
-
-        def remember(number: int, _: Any) -> None:
-            self._signal = number
-            signal.signal(number, before[number])
-
-        before: dict[int, Any] = {}
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                before[number] = signal.signal(number, remember)
-        except ValueError:  # not in the main thread: signals stay as they are
-            pass
-        try:
-            yield
-        finally:
-            for restored, handler in before.items():
-                signal.signal(restored, handler)
+        self.saved = self.step

@@ -7,7 +7,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from .._version import __version__
-from ..errors import ResidualError, UsageError
+from ..errors import OutputError, ResidualError, UsageError
+from ..signals import Interrupted, stop_signals
+from ..streams import unfailing_streams
 from . import bench, data, evaluate, models, reproduce, train
 from .output import print_line
 
@@ -37,22 +39,29 @@ def _top(
 def main() -> NoReturn:
     """Run the command line and leave with the exit code that `docs/commands.md` lists."""
     logging.captureWarnings(True)  # other libraries' warnings are no messages to the user
+    with unfailing_streams() as output, stop_signals.handled():
+        code = _run()
+        if code == 0 and output.error is not None and not output.reader_gone:
+            code = _complain(f"cannot write to standard output: {output.error}", OutputError.exit_code)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command and return its exit code."""
     try:
-        code = app(standalone_mode=False)
+        return app(standalone_mode=False) or 0
     except ResidualError as error:
-        _fail(str(error), error.exit_code)
+        return _complain(str(error), error.exit_code)
+    except Interrupted as error:
+        return _complain("interrupted", 128 + error.number)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted", 130)
-    except BrokenPipeError:  # the reader of our output has gone
-        sys.stderr.close()
-        sys.exit(0)
+        return _complain("interrupted", 130)
     except Exception as error:  # what the parser says of the arguments; its class differs between versions
         if not hasattr(error, "format_message"):
             raise
-        _fail(error.format_message(), UsageError.exit_code)
-    sys.exit(code or 0)
+        return _complain(error.format_message(), UsageError.exit_code)
 
 
-def _fail(message: str, code: int) -> NoReturn:
+def _complain(message: str, code: int) -> int:
     typer.echo(f"residual: {' '.join(message.split())}", err=True)
-    sys.exit(code)
+    return code

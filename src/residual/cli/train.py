@@ -114,10 +114,15 @@ def _train_seeds(
     if output is None:
         raise UsageError("--seeds N needs --output FOLDER, which gets a run folder for each seed")
     from ..experiment import Result
-    from ..jobs import Job, run_jobs
+    from ..jobs import Job, outcome, run_jobs
 
     planned = [Job(recipe.replace({"seed": n}), output / f"{recipe.network}-seed{n}") for n in range(seeds)]
-    codes = run_jobs(planned, jobs, **where, quiet=quiet)
+
+    def finished(job: Job, code: int) -> None:
+        if not quiet:
+            print_line(f"{job.output}: {outcome(code)}")
+
+    codes = run_jobs(planned, jobs, **where, quiet=quiet, finished=finished)
     done = [Run.open(path) for path, code in codes.items() if code == 0]
     results = [Result(run.path, run.result) for run in done if run.result is not None]
     errors = [result.error for result in results]

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import DataError
+from ..files import is_abandoned
+from ..streams import standard_error
 
 CHUNK = 1 << 20
 TIMEOUT_SECONDS = 30
@@ -65,7 +67,7 @@ def _continue(url: str, partial: Path) -> None:
     done = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
+    console = Console(file=standard_error())
     with (
         urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer,
         Progress(*columns, console=console) as progress,
@@ -90,6 +92,8 @@ def extract(archive: Path, folder: str, destination: Path) -> None:
     Raises:
         DataError: the archive cannot be read, or a member is no plain file or folder inside `folder`.
     """
+    for left in filter(is_abandoned, destination.glob(f".{folder}-*")):
+        shutil.rmtree(left, ignore_errors=True)
     try:
         staging = Path(tempfile.mkdtemp(prefix=f".{folder}-", dir=destination))
     except OSError as error:

@@ -1,17 +1,14 @@
 """Trains the runs that have no result file yet, in the time there is."""
 
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import ResidualError, RunError
-from ..jobs import Job, run_jobs
+from ..jobs import STOPPED, Job, outcome, run_jobs
 from ..recipe import Recipe
 from ..run import Run
 from .plan import Budget
 from .results import result_path, save_result
-
-STOPPED = 128 + signal.SIGTERM  # the exit code of a run that `run_jobs` stopped
 
 
 def reproduce(
@@ -47,7 +44,7 @@ def reproduce(
     def finished(job: Job, code: int) -> None:
         name = job.output.name
         if code == STOPPED:
-            say(f"{name}: stopped, and saved")
+            say(f"{name}: {outcome(code)}")
             return
         try:
             if code:
