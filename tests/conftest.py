@@ -39,7 +39,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 def cifar10_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a folder that holds the real `cifar-10-batches-bin/`."""
     folder = cifar.find(cifar.CIFAR10, Path(DATA)) if DATA else None
-    if folder is not None:
+    if folder is not None and folder.name == cifar.CIFAR10.folder:
         return folder.parent
     unpack = REFERENCE / "cifar10" / "unpack.py"
     if not unpack.is_file():

@@ -18,10 +18,9 @@ from ._version import __version__
 from .bench import SUITES, run_suites, summary
 from .data import DATASETS, load_dataset
 from .data import cifar as cifar_data
-from .data.archive import check_md5
 from .device import describe as describe_device
 from .device import resolve_device
-from .errors import DataError, ResidualError, UsageError
+from .errors import ResidualError, UsageError
 from .evaluation import Evaluation
 from .files import write_json
 from .jobs import Job, run_jobs
@@ -309,20 +308,8 @@ def verify(
     name: Annotated[str, typer.Argument(help="cifar10 or cifar100")], data_dir: DataDir = None
 ) -> None:
     """Check every file of a data set that is there."""
-    release = _release(name)
-    folder = cifar_data.find(release, data_dir)
-    archive = (data_dir or cifar_data.default_root()) / release.archive
-    if folder is None and archive.is_file():
-        check_md5(archive, release.md5)
-        _print(f"{archive}: as in the official release")
-        return
-    if folder is None:
-        raise DataError(f"no {name} in {archive.parent}")
-    for file in release.files:
-        cifar_data.read_records(release, folder / file)
-        known = release.files[file] or (folder / cifar_data.MD5_FILE).is_file()
-        verdict = "as in the official release" if known else "size and labels fit; its MD5 was not published"
-        _print(f"{folder / file}: {verdict}")
+    for path, verdict in cifar_data.verify(_release(name), data_dir):
+        _print(f"{path}: {verdict}")
 
 
 @data_app.command()
