@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from residual.device import available_devices, resolve_device
 from residual.errors import UsageError
@@ -51,3 +52,11 @@ def test_devices():
     assert str(resolve_device()) in (*available_devices(), "cuda")
     with pytest.raises(UsageError, match=r"there is: .*cpu"):
         resolve_device("cuda:99")
+
+
+def test_mps_has_to_be_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert available_devices() == ["mps", "cpu"]
+    assert resolve_device() == torch.device("cpu")
+    assert resolve_device("mps") == torch.device("mps")

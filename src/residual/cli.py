@@ -50,7 +50,9 @@ DataDir = Annotated[
         help="Folder that holds the data or its archive; else RESIDUAL_DATA, else the user's cache."
     ),
 ]
-Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; by default the fastest there is.")]
+Device = Annotated[
+    str | None, typer.Option(help="cuda, mps (untested) or cpu; by default cuda where it is there, else cpu.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 DEFAULT_RECIPES = {"cifar10": "paper", "cifar100": "paper", "digits": "demo"}
 
@@ -346,7 +348,7 @@ def _release(name: str) -> cifar_data.Release:
 def bench(
     what: Annotated[str, typer.Argument(help=f"{', '.join(SUITES)} or all.")] = "all",
     models: Annotated[list[str] | None, typer.Argument(help="Networks; by default the usual ones.")] = None,
-    repeats: Annotated[int, typer.Option(help="Rounds of which the median is taken.")] = 7,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds of which the median is taken.")] = 7,
     device: Device = None,
     save: Annotated[
         Path | None, typer.Option(help="A folder that gets a JSON file with the figures.")

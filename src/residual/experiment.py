@@ -87,7 +87,7 @@ def train(
         recipe: for example `get_recipe("paper", "resnet20").replace({"seed": 1})`.
         output: the run folder, which must not exist; by default `runs/DATE-NETWORK-seedSEED`.
         data_dir: see `load_dataset`.
-        device: "cuda", "mps" or "cpu"; by default the fastest there is.
+        device: "cuda", "mps" (untested) or "cpu"; by default "cuda" where it is there, else "cpu".
         dataset: the recipe's data, where it is in memory already.
         quiet: show no progress.
 
