@@ -39,7 +39,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 def cifar10_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a folder that holds the real `cifar-10-batches-bin/`."""
     folder = cifar.find(cifar.CIFAR10, Path(DATA)) if DATA else None
-    if folder is not None:
+    if folder is not None and folder.name == cifar.CIFAR10.folder:
         return folder.parent
     unpack = REFERENCE / "cifar10" / "unpack.py"
     if not unpack.is_file():
@@ -144,6 +144,7 @@ class Server:
     cut       close the connection after this many bytes of a body
     chunked   send the body in chunks, without its length
     garbage   answer with these bytes in place of HTTP
+    answer    answer with this function of the request's handler in place of all that
     seen      the requests so far: path, Range header, bytes of body that were sent
     """
 
@@ -153,6 +154,7 @@ class Server:
         self.cut: int | None = None
         self.chunked = False
         self.garbage = b""
+        self.answer: Callable[[http.server.BaseHTTPRequestHandler], None] | None = None
         self.seen: list[tuple[str, str | None, int]] = []
         self.url = ""
 
@@ -164,6 +166,9 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             wanted = self.headers.get("Range")
+            if server.answer:
+                server.answer(self)
+                return
             if server.garbage:
                 server.seen.append((self.path, wanted, 0))
                 self.wfile.write(server.garbage)
@@ -202,6 +207,7 @@ def server() -> Iterator[Server]:
     """Run a file server on a free port of 127.0.0.1."""
     told = Server()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(told)) as listening:
+        listening.handle_error = lambda *_: None  # a client that hangs up is no news
         told.url = f"http://127.0.0.1:{listening.server_port}"
         thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

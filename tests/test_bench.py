@@ -1,6 +1,9 @@
 """The bench: contestants take turns in processes of their own, counts are right, pages come from files."""
 
+import ctypes
 import json
+import subprocess
+import sys
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -9,7 +12,7 @@ import pytest
 import torch
 
 from residual import report
-from residual.bench import baseline, ceilings, ours
+from residual.bench import baseline, ceilings, contest, ours
 from residual.bench.contest import Outcome, Spread, compare
 from residual.bench.suite import summary
 
@@ -111,6 +114,36 @@ def test_a_summary_shows_rates_ratios_and_shares():
 
 def test_bench_knows_what_it_measures(cli):
     assert cli("bench", "nothing")[0] == 2
+
+
+def test_no_rounds_are_refused_before_anything_is_measured(cli, monkeypatch):
+    monkeypatch.setattr("residual.cli.run_suites", lambda *_: pytest.fail("measured"))
+    code, _, err = cli("bench", "train", "--repeats", "0")
+    assert code == 2
+    assert "repeats" in err
+
+
+def test_commands_start_where_there_is_no_module_resource():
+    """As on Windows."""
+    code = "import sys; sys.modules['resource'] = None; import residual.cli, residual.bench.contest as c"
+    subprocess.run([sys.executable, "-c", f"{code}; assert c._peak_mib() > 10"], check=True)
+
+
+def test_the_peak_of_memory_on_windows(monkeypatch):
+    class Kernel:
+        def __init__(self, name):
+            self.GetCurrentProcess = lambda: -1
+            assert name == "kernel32"
+
+        def K32GetProcessMemoryInfo(self, process, counters, size):  # noqa: N802
+            assert size == ctypes.sizeof(counters._obj) == counters._obj.cb
+            if ctypes.sizeof(ctypes.c_void_p) == 8:
+                assert size == 72
+            ctypes.c_size_t.from_address(ctypes.addressof(counters._obj) + 8).value = 300 << 20
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(ctypes, "WinDLL", Kernel, raising=False)
+    assert contest._peak_mib() == 300
 
 
 def test_the_page_of_speed_comes_from_the_files_alone(tmp_path):

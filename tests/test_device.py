@@ -88,3 +88,11 @@ def test_a_resume_keeps_the_precision_that_the_run_began_with(tmp_path, monkeypa
         monkeypatch.setattr("residual.device.cpu_abilities", lambda found=then: found)
         residual.resume(run)
         assert (run / "model/model.safetensors").read_bytes() == weights
+
+
+def test_mps_has_to_be_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert available_devices() == ["mps", "cpu"]
+    assert resolve_device() == torch.device("cpu")
+    assert resolve_device("mps") == torch.device("mps")

@@ -66,7 +66,9 @@ def available_devices() -> list[str]:
 
 
 def resolve_device(name: str | None = None) -> torch.device:
-    """Return the device of that name, or the fastest there is.
+    """Return the device of that name; by default CUDA where it is there, else the CPU.
+
+    MPS is untested, so it has to be asked for.
 
     Raises:
         UsageError: there is no such device here.
@@ -74,7 +76,7 @@ def resolve_device(name: str | None = None) -> torch.device:
     devices = available_devices()
     if name is not None and name not in devices:
         raise UsageError(f"no device '{name}' here; there is: {', '.join(devices)}")
-    return torch.device(name or devices[0])
+    return torch.device(name or ("cuda" if "cuda" in devices else "cpu"))
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def train(
         recipe: for example `get_recipe("paper", "resnet20").replace({"seed": 1})`.
         output: the run folder, which must not exist; by default `runs/DATE-NETWORK-seedSEED`.
         data_dir: see `load_dataset`.
-        device: "cuda", "mps" or "cpu"; by default the fastest there is.
+        device: "cuda", "mps" (untested) or "cpu"; by default "cuda" where it is there, else "cpu".
         dataset: images in memory, in place of the recipe's data; its name goes into result and model card.
         quiet: show no progress.
         reporter: what shows it, in place of the usual one.

@@ -5,10 +5,11 @@ next one is asked for. Nothing that one sets for its own speed reaches another, 
 memory.
 """
 
+import ctypes
 import multiprocessing
 import os
-import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack
@@ -127,11 +128,34 @@ def _serve(connection: Connection, work: Work, arguments: dict[str, Any]) -> Non
 def _peak_mib() -> int:
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return torch.cuda.max_memory_allocated() >> 20
+    if sys.platform == "win32":
+        return _peak_on_windows()
     status = Path("/proc/self/status")
     if status.is_file():  # on Linux getrusage would give a process its parent's peak too
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) >> 10
+    import resource  # Windows has none
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 20  # bytes on macOS
+
+
+class _MemoryCounters(ctypes.Structure):
+    """Windows' PROCESS_MEMORY_COUNTERS."""
+
+    _fields_ = (
+        *((name, ctypes.c_uint32) for name in ("cb", "page_faults")),
+        *((name, ctypes.c_size_t) for name in ("peak_working_set", "working_set")),
+        ("others", ctypes.c_size_t * 6),
+    )
+
+
+def _peak_on_windows() -> int:
+    kernel = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined,unused-ignore]
+    counters = _MemoryCounters(cb=ctypes.sizeof(_MemoryCounters))
+    kernel.GetCurrentProcess.restype = ctypes.c_void_p
+    process = ctypes.c_void_p(kernel.GetCurrentProcess())
+    kernel.K32GetProcessMemoryInfo(process, ctypes.byref(counters), counters.cb)
+    return int(counters.peak_working_set) >> 20
 
 
 def compare(

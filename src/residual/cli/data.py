@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import DataError, UsageError
+from ..errors import UsageError
 from ..recipe import DATASETS
 from .output import DataDir, Json, print_json, print_line
 
@@ -35,21 +35,9 @@ def verify(name: WithFiles, data_dir: DataDir = None) -> None:
     """Check every file of a data set that is there."""
     release = _release(name)
     from ..data import cifar
-    from ..data.archive import check_md5
 
-    folder = cifar.find(release, data_dir)
-    archive = (data_dir or cifar.default_root()) / release.archive
-    if folder is None and archive.is_file():
-        check_md5(archive, release.md5)
-        print_line(f"{archive}: as in the official release")
-        return
-    if folder is None:
-        raise DataError(f"no {name} in {archive.parent}")
-    for file in release.files:
-        cifar.read_records(release, folder / file)
-        known = release.files[file] or (folder / cifar.MD5_FILE).is_file()
-        verdict = "as in the official release" if known else "size and labels fit; its MD5 was not published"
-        print_line(f"{folder / file}: {verdict}")
+    for path, verdict in cifar.verify(release, data_dir):
+        print_line(f"{path}: {verdict}")
 
 
 @app.command()

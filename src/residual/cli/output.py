@@ -15,7 +15,9 @@ DataDir = Annotated[
         help="Folder that holds the data or its archive; else RESIDUAL_DATA, else the user's cache."
     ),
 ]
-Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; by default cuda where there is one.")]
+Device = Annotated[
+    str | None, typer.Option(help="cuda, mps (untested) or cpu; by default cuda where there is one.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Override = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe.")

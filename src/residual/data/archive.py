@@ -2,12 +2,17 @@
 
 import hashlib
 import http.client
+import os
+import re
 import shutil
 import tarfile
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from time import monotonic
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,6 +23,7 @@ from ..streams import standard_error
 
 CHUNK = 1 << 20
 TIMEOUT_SECONDS = 30
+SLOWEST = 1 << 10  # bytes a second, below which a download is given up
 
 
 def md5_of(path: Path) -> str:
@@ -40,50 +46,110 @@ def check_md5(path: Path, expected: str) -> None:
 
 
 def download(url: str, destination: Path, md5: str) -> None:
-    """Fetch a file, with a progress bar; what an interrupted download left is taken up again.
+    """Fetch a file, with a progress bar; what an interrupted download left in `.part` is taken up again.
 
-    The file appears under its name only when it is whole and its MD5 is right.
+    The file appears under its name only when it is whole and its MD5 is right. Until then what `.part` held
+    is kept, whatever the server answers: where the two do not fit, the whole file is fetched beside it.
 
     Raises:
         DataError: the network does not answer, or what came is not the file that was asked for.
     """
-    partial = destination.with_name(destination.name + ".part")
+    part = destination.with_name(destination.name + ".part")
+    had = part.stat().st_size if part.is_file() else 0
     try:
-        _continue(url, partial)
-    except urllib.error.HTTPError as error:
-        if error.code != 416 or not partial.exists():  # 416: nothing is missing behind what is there
-            raise DataError(f"cannot download {url}: {error}") from error
+        if not (had and (md5_of(part) == md5 or _continued(url, part, had, md5))):
+            _anew(url, part, had, md5)
+        part.replace(destination)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise DataError(f"cannot download {url} to {destination.parent}: {error}") from error
-    found = md5_of(partial)
-    if found != md5:
-        partial.unlink()
-        raise DataError(f"the download of {url} is altered: its MD5 is {found}, not {md5}; it was deleted")
-    partial.replace(destination)
 
 
-def _continue(url: str, partial: Path) -> None:
-    """Append what is missing to a partial file; start anew if the server cannot continue."""
-    done = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    console = Console(file=standard_error())
-    with (
-        urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer,
-        Progress(*columns, console=console) as progress,
-    ):
-        continued = answer.status == 206
-        done = done if continued else 0
-        length = answer.headers.get("Content-Length")
-        total = done + int(length) if length else None
-        task = progress.add_task(f"downloading {PurePosixPath(url).name}", total=total, completed=done)
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("ab" if continued else "wb") as file:
-            while chunk := answer.read(CHUNK):
-                file.write(chunk)
-                progress.advance(task, len(chunk))
-    if total is not None and partial.stat().st_size < total:
+def _anew(url: str, part: Path, had: int, md5: str) -> None:
+    """Fetch the whole file; it takes the place of what `part` had once its MD5 is found to be right."""
+    target = part.with_suffix(".fresh") if had else part
+    try:
+        if had:
+            target.unlink(missing_ok=True)  # a killed process may have left it
+        _receive(url, target, 0)
+        found = md5_of(target)
+        if found != md5:
+            target.unlink()
+            raise DataError(f"the download of {url} is corrupted: its MD5 is {found}, not {md5}; try again")
+        target.replace(part)
+    except OSError as error:
+        raise OSError(f"{error} (if this goes on, delete {part})" if had else error) from error
+    finally:
+        if had:
+            target.unlink(missing_ok=True)
+
+
+def _continued(url: str, part: Path, had: int, md5: str) -> bool:
+    """Complete a partial file; where what comes does not fit it, leave it as it was and return False."""
+    if not _receive(url, part, had):
+        return False
+    if md5_of(part) == md5:
+        return True
+    os.truncate(part, had)
+    return False
+
+
+def _receive(url: str, file: Path, start: int) -> bool:
+    """Append to a file what the server has from byte `start` on; False if it answers with something else."""
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if start and error.code == 416:  # there is nothing behind `start`
+            return False
+        raise
+    with answer:
+        total = _total(answer, start)
+        if start and total is None:
+            return False
+        _save(answer, file, start, total, f"downloading {PurePosixPath(url).name}")
+    if total is not None and file.stat().st_size < total:
         raise OSError("the connection ended early; try again to go on from there")
+    return True
+
+
+def _total(answer: Any, start: int) -> int | None:
+    """Return the whole file's size by an answer's headers, None if they do not tell or begin elsewhere."""
+    if not start:
+        length = answer.headers.get("Content-Length")
+        return int(length) if length else None
+    span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", ""))
+    first, last, total = map(int, span.groups()) if span and answer.status == 206 else (-1, -1, -1)
+    return total if start == first <= last < total else None
+
+
+def _save(answer: Any, file: Path, start: int, total: int | None, title: str) -> None:
+    """Write an answer's body to the end of a file, each piece as it comes, so that a reset loses none."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with Progress(*columns, console=Console(file=standard_error())) as progress, file.open("ab") as output:
+        task = progress.add_task(title, total=total, completed=start)
+        for piece in _pieces(answer):
+            output.write(piece)
+            output.flush()
+            progress.advance(task, len(piece))
+
+
+def _pieces(answer: Any) -> Iterator[bytes]:
+    """Yield an answer's body as it comes; the socket's timeout alone would wait for a byte at a time.
+
+    Raises:
+        TimeoutError: in `TIMEOUT_SECONDS` fewer than `SLOWEST` bytes a second came.
+    """
+    began, came = monotonic(), 0
+    while piece := answer.read1(CHUNK):
+        yield piece
+        came += len(piece)
+        seconds = monotonic() - began
+        if seconds >= TIMEOUT_SECONDS:
+            if came < SLOWEST * seconds:
+                raise TimeoutError(f"only {came} bytes in {seconds:.0f} s; try again to go on from there")
+            began, came = monotonic(), 0
 
 
 def extract(archive: Path, folder: str, destination: Path) -> None:

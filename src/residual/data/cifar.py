@@ -1,18 +1,21 @@
-"""CIFAR-10 and CIFAR-100 from their official binary releases."""
+"""CIFAR-10 and CIFAR-100 from their official releases: the binary one, or the Python one if it is there."""
 
 import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..files import write_json
+from . import python_release
 from .archive import check_md5, download, extract, md5_of
 from .dataset import Dataset, Split
 
@@ -27,6 +30,9 @@ class Release:
 
     A record is `label_bytes` bytes, the last of which is the label, and 3,072 pixel bytes: the R, G and
     B planes, row by row. `files` maps a file's name to its MD5, or to "" where none was published.
+
+    The Python release holds the same records as pickles, whose names lack the ".bin"; `python_labels` are
+    the keys of a record's labels.
     """
 
     name: str
@@ -37,6 +43,10 @@ class Release:
     files: dict[str, str]
     records: dict[str, int]
     num_classes: int
+    python_archive: str
+    python_md5: str
+    python_folder: str
+    python_labels: tuple[str, ...]
     class_names: tuple[str, ...] = ()
     class_names_file: str = ""
 
@@ -62,6 +72,10 @@ CIFAR10 = Release(
     },
     records={**{f"data_batch_{n}.bin": 10_000 for n in range(1, 6)}, "test_batch.bin": 10_000},
     num_classes=10,
+    python_archive="cifar-10-python.tar.gz",
+    python_md5="c58f30108f718f92721af3b95e74349a",
+    python_folder="cifar-10-batches-py",
+    python_labels=("labels",),
     class_names=(
         *("airplane", "automobile", "bird", "cat", "deer"),
         *("dog", "frog", "horse", "ship", "truck"),
@@ -76,6 +90,10 @@ CIFAR100 = Release(
     files={"train.bin": "", "test.bin": ""},
     records={"train.bin": 50_000, "test.bin": 10_000},
     num_classes=100,
+    python_archive="cifar-100-python.tar.gz",
+    python_md5="eb9058c3a382ffc7106e4002c42a8d85",
+    python_folder="cifar-100-python",
+    python_labels=("coarse_labels", "fine_labels"),
     class_names_file="fine_label_names.txt",
 )
 RELEASES = {release.name: release for release in (CIFAR10, CIFAR100)}
@@ -89,10 +107,26 @@ def default_root() -> Path:
 
 
 def find(release: Release, root: Path | None = None) -> Path | None:
-    """Return the folder with the record files if it is there: `root` itself or a folder in it."""
+    """Return the folder with the record files if it is there: `root` itself or a folder in it.
+
+    The binary release comes before the Python one, which other tools leave behind.
+    """
     root = default_root() if root is None else root
-    folder = root if root.resolve().name == release.folder else root / release.folder
-    return folder if folder.is_dir() else None
+    for name in (release.folder, release.python_folder):
+        folder = root if name in (root.name, root.resolve().name) else root / name
+        if folder.is_dir():
+            return folder
+    return None
+
+
+def _is_python(release: Release, folder: Path) -> bool:
+    return release.python_folder in (folder.name, folder.resolve().name)
+
+
+def record_files(release: Release, folder: Path) -> list[Path]:
+    """Return the paths of the record files in a folder of either release."""
+    names = [Path(name) for name in release.files]
+    return [folder / (name.stem if _is_python(release, folder) else name) for name in names]
 
 
 def fetch(release: Release, root: Path | None = None) -> Path:
@@ -113,20 +147,34 @@ def fetch(release: Release, root: Path | None = None) -> Path:
             return find(release, root) or _obtain(release, root, archive)
     except (DataError, OSError) as error:
         hint = (
-            f"put {release.archive} or the folder {release.folder} into {root} (--data-dir or RESIDUAL_DATA)"
+            f"put {release.archive} or the folder {release.folder} or {release.python_folder} "
+            f"into {root} (--data-dir or RESIDUAL_DATA)"
         )
         raise DataError(f"no {release.name} in {root}: {error}; {hint}") from error
 
 
+def _archives(release: Release, root: Path) -> Iterator[tuple[Path, str, str]]:
+    """Give those archives that are there: path, MD5, the folder inside."""
+    for name, md5, folder in (
+        (release.archive, release.md5, release.folder),
+        (release.python_archive, release.python_md5, release.python_folder),
+    ):
+        if (root / name).is_file():
+            yield root / name, md5, folder
+
+
 def _obtain(release: Release, root: Path, archive: Path) -> Path:
     """Check or download the archive, extract it, and note the files' MD5 where none was published."""
-    if archive.is_file():
-        check_md5(archive, release.md5)
-    else:
+    there = next(_archives(release, root), None)
+    if there is None:
         download(release.url, archive, release.md5)
-    extract(archive, release.folder, root)
-    folder = root / release.folder
-    sums = {name: md5_of(folder / name) for name in release.files if (folder / name).is_file()}
+        name = release.folder
+    else:
+        archive, md5, name = there
+        check_md5(archive, md5)
+    extract(archive, name, root)
+    folder = root / name
+    sums = {path.name: md5_of(path) for path in record_files(release, folder) if path.is_file()}
     write_json(folder / MD5_FILE, sums)
     return folder
 
@@ -138,51 +186,103 @@ def load(release: Release, root: Path | None = None) -> Dataset:
         DataError: as `fetch`, or a record file is missing, cut or altered (it is named).
     """
     folder = fetch(release, root)
-    parts = {name: read_records(release, folder / name) for name in release.files}
+    parts = {path.stem: read_records(release, path) for path in record_files(release, folder)}
     train = [split for name, split in parts.items() if "test" not in name]
     test = next(split for name, split in parts.items() if "test" in name)
     whole = Split(torch.cat([s.images for s in train]), torch.cat([s.labels for s in train]))
     return Dataset(release.name, whole, test, class_names(release, folder))
 
 
-def read_records(release: Release, path: Path) -> Split:
-    """Read one record file.
+def verify(release: Release, root: Path | None = None) -> Iterator[tuple[Path, str]]:
+    """Check every file that is there, or the archive; give each one's path and what was found.
 
     Raises:
-        DataError: the file is missing, cut or altered.
+        DataError: nothing is there, or a file is missing, truncated or corrupted (it is named).
     """
+    folder = find(release, root)
+    if folder is not None:
+        for path in record_files(release, folder):
+            yield path, _verdict(release, path)
+        return
+    root = default_root() if root is None else root
+    there = next(_archives(release, root), None)
+    if there is None:
+        raise DataError(f"no {release.name} in {root}")
+    check_md5(*there[:2])
+    yield there[0], "as in the official release"
+
+
+def _verdict(release: Release, path: Path) -> str:
+    records = _records(release, path)
+    published = release.files[path.stem + ".bin"]
+    if path.with_name(MD5_FILE).is_file() or hashlib.md5(records.data).hexdigest() == published:
+        return "as in the official release"
+    if published:
+        return "size and labels fit; its records are not those of the official binary release"
+    return "size and labels fit; its MD5 was not published"
+
+
+def read_records(release: Release, path: Path) -> Split:
+    """Read one record file, of either release.
+
+    Raises:
+        DataError: the file is missing, cut or altered, or would run code.
+    """
+    records = torch.from_numpy(_records(release, path))
+    planes = records[:, release.label_bytes :].reshape(-1, 3, 32, 32)
+    return Split(planes.permute(0, 2, 3, 1).contiguous(), records[:, release.label_bytes - 1].long())
+
+
+def _records(release: Release, path: Path) -> NDArray[np.uint8]:
+    """Read and check a file's records [count, label_bytes + 3072]."""
+    if _is_python(release, path.parent):
+        _check_noted(path)
+        count = release.records[path.name + ".bin"]
+        records = python_release.read_batch(path, count, PIXELS, release.python_labels)
+    else:
+        records = _read_binary(release, path)
+    highest = int(records[:, release.label_bytes - 1].max())
+    if highest >= release.num_classes:
+        raise DataError(f"{path} is altered: it holds the label {highest}")
+    return records
+
+
+def _read_binary(release: Release, path: Path) -> NDArray[np.uint8]:
     width = release.label_bytes + PIXELS
     expected = release.records[path.name] * width
     if not path.is_file():
         raise DataError(f"{path} is missing: delete {path.parent} and let it be extracted again")
     if path.stat().st_size != expected:
         raise DataError(f"{path} is cut or altered: {path.stat().st_size} bytes, not {expected}")
-    expected_md5 = release.files[path.name] or _noted_md5(path)
-    if expected_md5:
-        check_md5(path, expected_md5)
-    records = torch.from_numpy(np.fromfile(path, np.uint8)).reshape(-1, width)
-    labels = records[:, release.label_bytes - 1].long()
-    if int(labels.max()) >= release.num_classes:
-        raise DataError(f"{path} is altered: it holds the label {int(labels.max())}")
-    planes = records[:, release.label_bytes :].reshape(-1, 3, 32, 32)
-    return Split(planes.permute(0, 2, 3, 1).contiguous(), labels)
+    if release.files[path.name]:
+        check_md5(path, release.files[path.name])
+    else:
+        _check_noted(path)
+    return np.fromfile(path, np.uint8).reshape(-1, width)
 
 
-def _noted_md5(path: Path) -> str:
-    """Return the MD5 that a file had when it came out of its archive, "" if that was not noted."""
+def _check_noted(path: Path) -> None:
+    """Compare a file with the MD5 that it had when it came out of its archive, if that was noted."""
     noted = path.with_name(MD5_FILE)
+    if not (noted.is_file() and path.is_file()):
+        return
     try:
-        return str(json.loads(noted.read_text())[path.name]) if noted.is_file() else ""
+        expected = str(json.loads(noted.read_text())[path.name])
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{noted} is altered: delete {path.parent} and let it be extracted again") from None
+    check_md5(path, expected)
 
 
 def class_names(release: Release, folder: Path) -> tuple[str, ...]:
     """Return the names of the classes, in the order of their labels."""
     if release.class_names:
         return release.class_names
-    path = folder / release.class_names_file
-    names = tuple(path.read_text(encoding="utf-8", errors="replace").split()) if path.is_file() else ()
+    if _is_python(release, folder):
+        path = folder / "meta"
+        names = python_release.read_names(path, "fine_label_names")
+    else:
+        path = folder / release.class_names_file
+        names = tuple(path.read_text(encoding="utf-8", errors="replace").split()) if path.is_file() else ()
     if len(names) != release.num_classes:
         raise DataError(f"{path} is missing or altered: it should name {release.num_classes} classes")
     return names
