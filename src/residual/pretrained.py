@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
+from .files import found
 from .model_folder import load_model
 from .models import ResNet, resolve_shortcut
 from .models import create_model as create_fresh_model
@@ -39,7 +40,7 @@ def find_model(name_or_folder: str | Path) -> Path:
         UsageError: it is neither.
     """
     path = Path(name_or_folder)
-    if path.exists():
+    if found(path.exists):
         return path
     if str(path) not in list_pretrained():
         raise UsageError(
