@@ -145,9 +145,7 @@ def _other_versions(began: dict[str, Any], facts: dict[str, Any]) -> list[str]:
     before, now = (where["versions"]["torch"] for where in (began, facts))
     if before == now:
         return []
-    return [
-        f"warning: the run began with torch {before}, this is {now}: its last bits may come out otherwise"
-    ]
+    return [f"warning: the run began with torch {before}, this is {now}: the last bits may differ"]
 
 
 def evaluate(

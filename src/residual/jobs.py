@@ -21,6 +21,7 @@ import torch.multiprocessing
 from .data import Dataset, load_dataset
 from .errors import InterruptedRunError, ResidualError
 from .experiment import resume, train
+from .files import found
 from .recipe import Recipe
 
 
@@ -95,7 +96,7 @@ def _work(job: Job, dataset: Dataset, data_dir: str | None, device: str | None, 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # control-C reaches the parent too, which passes it on
     torch.set_num_threads(threads)
     try:
-        if (job.output / "recipe.json").is_file():
+        if found((job.output / "recipe.json").is_file):
             resume(job.output, recipe=job.recipe, data_dir=data_dir, device=device, dataset=dataset)
         else:
             train(job.recipe, output=job.output, data_dir=data_dir, device=device, dataset=dataset)

@@ -275,7 +275,16 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
     if dataclasses.is_dataclass(kind):
         raise UsageError(f"{key} must hold keys of its own, not {value!r}")
     expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text in UTF-8"}
-    raise UsageError(f"{key} must be {expected.get(kind, 'a list of numbers')}, not {value!r}")
+    raise UsageError(f"{key} must be {expected.get(kind, 'a list of numbers')}, not {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    """Show a value that a file holds, which may be of any size and depth."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "what is nested too deeply"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _check(key: str, value: Any, metadata: Mapping[str, Any]) -> None:

@@ -39,6 +39,7 @@ ENVIRONMENT: Kinds = {
     "resumed": list,
 }
 NESTED: Mapping[str, Kinds] = {"hardware": {"device": str, "threads": int}, "versions": {"torch": str}}
+MOST_THREADS = 4096  # above: a damaged number, which must not be tried
 COPY = "put a copy back, or train anew"
 
 
@@ -119,7 +120,9 @@ class Run:
         """What `environment.json` holds."""
         values = _read_object(self._environment, ENVIRONMENT, COPY)
         for key, kinds in NESTED.items():
-            _check_keys(values[key], kinds, f"{self._environment}: {key}", COPY)
+            _check_keys(values[key], kinds, f"'{key}' in {self._environment}", COPY)
+        if not 1 <= values["hardware"]["threads"] <= MOST_THREADS:
+            raise RunError(f"{self._environment} is corrupted: no run has so many threads; {COPY}")
         return values
 
     @contextmanager

@@ -89,10 +89,17 @@ def default_root() -> Path:
 
 
 def find(release: Release, root: Path | None = None) -> Path | None:
-    """Return the folder with the record files if it is there: `root` itself or a folder in it."""
+    """Return the folder with the record files if it is there: `root` itself or a folder in it.
+
+    Raises:
+        DataError: `root` is no path that can be looked for.
+    """
     root = default_root() if root is None else root
-    folder = root if root.resolve().name == release.folder else root / release.folder
-    return folder if folder.is_dir() else None
+    try:
+        folder = root if root.resolve().name == release.folder else root / release.folder
+        return folder if folder.is_dir() else None
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+        raise DataError(f"no {release.name} in {root}: {error}") from error
 
 
 def fetch(release: Release, root: Path | None = None) -> Path:
