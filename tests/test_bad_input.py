@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import residual
+from residual.errors import ResidualError
 from residual.models.build import create_model
 
 SMALL = {"iterations": 6, "batch_size": 16, "log_every": 3, "evaluate_every": 6, "checkpoint_every": 3}
@@ -79,6 +80,18 @@ def refused(cli, here):
         return err
 
     return call
+
+
+def weights(network: str = "resnet8") -> dict[str, torch.Tensor]:
+    return create_model(network).state_dict()
+
+
+def akamaster_like(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"module.{key.replace('fc.', 'linear.')}": value for key, value in state.items()}
+
+
+def import_of(file: object, *options: object, model: str = "resnet8", output: object = "out") -> list[object]:
+    return ["import", file, "--model", model, "--output", output, *options]
 
 
 # networks and shortcuts
@@ -181,6 +194,10 @@ def test_an_option_that_does_not_fit(refused, option, value, words):
         ("r.json", '{"optimizer": 5}', ["optimizer"]),
         ("r.json", '{"batch_size": "lots"}', ["batch_size must be a whole number"]),
         ("r.json", '{"optimizer": {"learning_rate": NaN}}', ["optimizer.learning_rate"]),
+        ("r.json", "[" * 100_000, ["cannot read the recipe r.json"]),
+        ("r.json", '{"name": ' + "[" * 300 + "]" * 300 + "}", ["name must be text in UTF-8, not [[[", "..."]),
+        ("r.toml", "name = " + "[" * 20_000, ["cannot read the recipe r.toml"]),
+        ("r.json", r'{"name": "\udcff"}', ["name must be text in UTF-8"]),
     ],
 )
 @pytest.mark.parametrize("command", [("train", "resnet8", "--recipe"), ("recipes",)])
@@ -266,11 +283,12 @@ def test_a_run_of_a_residual_net_does_not_go_on_as_a_plain_one(refused, unfinish
 
 
 def test_a_run_whose_checkpoint_is_damaged(refused, unfinished):
-    path = next((unfinished / "checkpoints").glob("last-*.pt"))
+    path, older = sorted((unfinished / "checkpoints").glob("last-*.pt"), reverse=True)
+    older.write_bytes(b"")
     content = path.read_bytes()
     for damaged in (content[:-1], b"", content[:999] + bytes([content[999] ^ 1]) + content[1000:]):
         path.write_bytes(damaged)
-        refused(4, ["train", "--resume", "run"], path.name, "cut or altered")
+        refused(4, ["train", "--resume", "run"], path.name, older.name, "cut or altered")
     path.write_bytes(content)
     checksum = path.with_name(path.name + ".sha256")
     checksum.unlink()
@@ -287,6 +305,100 @@ def test_a_run_whose_recipe_is_damaged(refused, unfinished, text):
 def test_a_run_whose_result_is_damaged(refused, run, text):
     (run / "result.json").write_text(text)
     refused(5, ["train", "--resume", "run"], "result.json")
+
+
+RUN_FILES = ("environment.json", "result.json", "metrics.jsonl")
+NO_OBJECTS = ("{}", "[]", "5", "null", '{"step": 1}', "[" * 100_000, "\xff", '{"error": "low"}')
+
+
+@pytest.mark.parametrize("text", NO_OBJECTS)
+@pytest.mark.parametrize("name", RUN_FILES)
+def test_a_run_whose_files_hold_something_else(refused, run, name, text):
+    if name != "result.json":  # it ends a run: nothing else is read
+        (run / "result.json").unlink()
+    (run / name).write_text(text + "\n", encoding="latin-1")
+    refused(5, ["train", "--resume", "run"], f"run/{name}", "corrupted" if text != "\xff" else "")
+
+
+@pytest.mark.parametrize("key", ["step", "kind", "error"])
+def test_a_metrics_record_that_lacks_a_key(refused, run, key):
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    lines[1] = json.dumps({k: v for k, v in json.loads(lines[1]).items() if k != key})
+    path.write_text("\n".join(lines) + "\n")
+    refused(5, ["plot", "run"], "line 2 of run/metrics.jsonl", f"lacks '{key}'", "delete that line")
+
+
+@pytest.mark.parametrize(
+    ("part", "key"), [(None, "hardware"), ("hardware", "threads"), ("versions", "torch")]
+)
+def test_an_environment_that_lacks_a_key(refused, unfinished, part, key):
+    path = unfinished / "environment.json"
+    values = json.loads(path.read_text())
+    del (values[part] if part else values)[key]
+    path.write_text(json.dumps(values))
+    refused(5, ["train", "--resume", "run"], path.name, f"lacks '{key}'")
+
+
+@pytest.mark.parametrize("threads", [0, -1, 10**9, True, "two"])
+def test_a_number_of_threads_that_is_none(refused, unfinished, threads):
+    path = unfinished / "environment.json"
+    values = json.loads(path.read_text())
+    values["hardware"]["threads"] = threads
+    path.write_text(json.dumps(values))
+    refused(5, ["train", "--resume", "run"], path.name, "threads")
+
+
+# names that no file system takes
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments"),
+    [
+        (5, [*TRAIN, "--output", "NAME"]),
+        (2, [*TRAIN, "--recipe", "NAME"]),
+        (2, [*TRAIN, "--recipe", "NAME.json"]),
+        (5, ["train", "--resume", "NAME"]),
+        (5, ["plot", "NAME"]),
+        (2, ["evaluate", "NAME"]),
+        (3, ["data", "fetch", "cifar10", "--data-dir", "NAME"]),
+        (3, ["data", "verify", "cifar10", "--data-dir", "NAME"]),
+        (4, import_of("NAME")),
+        (2, import_of("file.pt", output="NAME")),
+    ],
+)
+def test_a_name_that_is_too_long(refused, here, code, arguments):
+    if "file.pt" in arguments:
+        torch.save(akamaster_like(weights()), here / "file.pt")
+    refused(code, [str(argument).replace("NAME", LONG) for argument in arguments])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda bad: residual.train(residual.get_recipe("demo", "resnet8").replace(SMALL), output=bad),
+        lambda bad: residual.train(residual.get_recipe("demo", "resnet8"), data_dir=bad),
+        lambda bad: residual.resume(bad),
+        lambda bad: residual.evaluate(bad),
+        lambda bad: residual.load_model(bad),
+        lambda bad: residual.get_recipe(f"{bad}.json", "resnet8"),
+        lambda bad: residual.load_dataset("cifar10", bad),
+        lambda bad: residual.import_checkpoint(bad, model="resnet8", output="out"),
+        lambda bad: residual.import_checkpoint("file.pt", model="resnet8", output=bad),
+    ],
+)
+def test_a_name_with_a_nul(here, call):
+    torch.save(akamaster_like(weights()), here / "file.pt")
+    with pytest.raises(ResidualError, match=r"with.+NUL"):
+        call("with\0NUL")
+    assert [path.name for path in here.iterdir()] == ["file.pt"]
+
+
+def test_a_data_folder_whose_name_is_too_long(refused):
+    refused(3, ["train", "resnet8", "--data-dir", LONG], "no cifar10 in xxx")
 
 
 def test_plotting_what_cannot_be_plotted(refused, here, finished, unfinished):
@@ -428,18 +540,6 @@ class Dangerous:
 
     def __reduce__(self):
         return os.mkdir, (str(self.trace),)
-
-
-def weights(network: str = "resnet8") -> dict[str, torch.Tensor]:
-    return create_model(network).state_dict()
-
-
-def akamaster_like(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {f"module.{key.replace('fc.', 'linear.')}": value for key, value in state.items()}
-
-
-def import_of(file: object, *options: object, model: str = "resnet8", output: object = "out") -> list[object]:
-    return ["import", file, "--model", model, "--output", output, *options]
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")

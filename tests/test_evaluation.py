@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import residual
 from residual.data.load import load_dataset
 from residual.data.normalization import Normalization
 from residual.errors import CheckpointError
@@ -53,3 +54,12 @@ def test_every_picture_counts_once_whatever_the_batch():
     assert found.images == len(test) == sum(map(sum, found.confusion))
     assert torch.equal(torch.cat(spy.seen), test.images[:, 16, 16, 0].float())
     assert spy.training, "the mode is put back"
+
+
+def test_a_folded_network_is_evaluated_as_it_is(tmp_path):
+    recipe = residual.get_recipe("demo", "resnet8").replace(
+        {"iterations": 2, "batch_size": 8, "curve": "none"}
+    )
+    network = residual.load_model(residual.train(recipe, output=tmp_path / "run").path)
+    folded = residual.optimize_for_inference(network)
+    assert residual.evaluate(folded).confusion == residual.evaluate(network).confusion

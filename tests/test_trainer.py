@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,15 +12,19 @@ import pytest
 import torch
 
 import residual
-from residual import get_recipe
-from residual.checkpoint import find_checkpoint, load_checkpoint
+from residual import experiment, get_recipe
+from residual.checkpoint import find_checkpoint, find_checkpoints, load_checkpoint
 from residual.data.batches import TrainBatches
 from residual.data.load import load_dataset
 from residual.data.normalization import Normalization
+from residual.device import cpu_threads
 from residual.errors import CheckpointError, InterruptedRunError, NonFiniteLossError, RunError
+from residual.evaluation import Evaluation
+from residual.files import write_atomically
 from residual.metrics import Window
 from residual.optim import Guard, make_optimizer
 from residual.recipe import Augment, Optimizer
+from residual.recipes import recipe_label
 from residual.run import Run
 from residual.step import train_step
 from residual.trainer import Trainer
@@ -143,22 +148,179 @@ def test_a_changed_recipe_is_refused_with_the_difference(tmp_path, stop_at):
         residual.resume(tmp_path / "run")
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "no checksum"])
-def test_a_damaged_checkpoint_is_refused(tmp_path, stop_at, damage):
-    stop_at(9, lambda _: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(InterruptedRunError):
-        residual.train(small(), output=tmp_path / "run")
-    path = find_checkpoint(tmp_path / "run" / "checkpoints")
-    content = bytearray(path.read_bytes())
-    if damage == "cut":
-        path.write_bytes(content[:-100])
-    elif damage == "flip":
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
+TINY = {"iterations": 6, "batch_size": 8, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2}
+TINY |= {"curve": "none", "holdout": 20}
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    """Train with one thread, once whole and once stopped at step 5; give both run folders."""
+    folder = tmp_path_factory.mktemp("halves")
+    real = Trainer.train_one
+
+    def train_one(self):
+        real(self)
+        if self.step == 5 and self.run.path.name == "cut":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch, cpu_threads(1):
+        patch.setattr(Trainer, "train_one", train_one)
+        residual.train(small(**TINY), output=folder / "whole")
+        with pytest.raises(InterruptedRunError):
+            residual.train(small(**TINY), output=folder / "cut")
+    return folder
+
+
+@pytest.fixture
+def stopped(halves, tmp_path):
+    """Copy the run that was stopped at step 5, whose last checkpoints are those of steps 5 and 4."""
+    return shutil.copytree(halves / "cut", tmp_path / "cut")
+
+
+def damage(path, how):
+    checksum = path.with_name(path.name + ".sha256")
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif how in ("flipped bit", "flipped bit in the checksum"):
+        damaged = path if how == "flipped bit" else checksum
+        content = bytearray(damaged.read_bytes())
+        content[len(content) // 2] ^= 0x80  # in the checksum: no longer UTF-8
+        damaged.write_bytes(content)
     else:
-        path.with_name(path.name + ".sha256").unlink()
-    with pytest.raises(CheckpointError, match=path.name):
-        residual.resume(tmp_path / "run")
+        checksum.unlink()
+        if how == "checksum is a folder":
+            checksum.mkdir()
+
+
+DAMAGES = ["truncated", "flipped bit", "flipped bit in the checksum", "no checksum", "checksum is a folder"]
+
+
+def notes_of(path):
+    return Run.open(path).environment["resumed"][-1]["notes"]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(halves, stopped, how, capsys):
+    newest, older = find_checkpoints(stopped / "checkpoints")
+    damage(newest, how)
+    residual.resume(stopped, quiet=False)
+    entry = Run.open(stopped).environment["resumed"][-1]
+    assert (entry["step"], len(entry["notes"])) == (4, 1)
+    assert entry["notes"][0].startswith("warning: ")
+    assert newest.name in entry["notes"][0]
+    assert older.name in entry["notes"][0]
+    assert entry["notes"][0] in capsys.readouterr().err
+    assert comparable(stopped) == comparable(halves / "whole")
+    names = [path.name for path in find_checkpoints(stopped / "checkpoints")]
+    assert names == ["last-00000006.pt", "last-00000004.pt"]
+    assert not newest.with_name(newest.name + ".sha256").exists()
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_checkpoints_that_are_all_damaged_are_refused_and_kept(stopped, how):
+    paths = find_checkpoints(stopped / "checkpoints")
+    for path in paths:
+        damage(path, how)
+    metrics = (stopped / "metrics.jsonl").read_bytes()
+    with pytest.raises(CheckpointError, match=rf"{paths[0].name}.*{paths[1].name}.*delete .*checkpoints"):
+        residual.resume(stopped)
+    assert find_checkpoints(stopped / "checkpoints") == paths
+    assert (stopped / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_training_begins_anew_and_says_so_if_all_checkpoints_were_deleted(halves, stopped, capsys):
+    shutil.rmtree(stopped / "checkpoints")
+    residual.resume(stopped, quiet=False)
+    assert "begins anew at step 0" in capsys.readouterr().err
+    assert ["begins anew at step 0" in note for note in notes_of(stopped)] == [True]
+    assert comparable(stopped) == comparable(halves / "whole")
+
+
+def test_as_many_checkpoints_are_kept_as_the_recipe_says(tmp_path):
+    for keep, steps in ((1, [6]), (3, [6, 4, 2])):
+        recipe = small(**TINY, keep_checkpoints=keep)
+        residual.train(recipe, output=tmp_path / str(keep))
+        found = find_checkpoints(tmp_path / str(keep) / "checkpoints")
+        assert [load_checkpoint(path)["step"] for path in found] == steps
+        assert recipe_label(recipe) == recipe_label(small(**TINY))
+    assert len(find_checkpoints(tmp_path / "3" / "checkpoints", "best")) == 1
+
+
+@pytest.mark.parametrize(("after", "best"), [([60, 70, 80, 90], (3, 60)), ([60, 5, 80, 90], (4, 5))])
+def test_the_best_is_paired_with_its_own_weights_after_a_resume_that_is_not_exact(
+    tmp_path, stop_at, monkeypatch, after, best
+):
+    errors = iter([50, 40, 10, *after])  # steps 1 to 3, of which the last is lost; then steps 3 to 6
+
+    def holdout():
+        return Evaluation(20, next(errors), 0.0, 1.0, [], [])
+
+    def power_cut(_):
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr(experiment, "_evaluations", lambda *_: {"holdout": holdout})
+    restore = stop_at(4, power_cut)
+    with pytest.raises(RuntimeError, match="power cut"):
+        residual.train(small(**TINY | {"evaluate_every": 1}), output=tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    assert [path.name for path in find_checkpoints(folder, "best")] == ["best-00000003.pt"]
+    assert [path.name for path in find_checkpoints(folder)] == ["last-00000002.pt"]
+    restore()
+    found = residual.resume(tmp_path / "run").figures["holdout_best"]
+    kept = load_checkpoint(find_checkpoint(folder, "best"))
+    assert (found["step"], found["error"]) == best
+    assert kept["step"] == kept["best"]["step"] == found["step"]
+    assert "step 2, is gone" in notes_of(tmp_path / "run")[0]
+
+
+def test_a_damaged_best_checkpoint_does_not_keep_a_run_from_its_end(stopped):
+    damage(find_checkpoint(stopped / "checkpoints", "best"), "truncated")
+    best = find_checkpoint(stopped / "checkpoints", "best")
+    figures = residual.resume(stopped).figures
+    if best.exists():  # no later step was better
+        assert figures["holdout_best"] is None
+
+
+def test_a_resume_goes_on_with_as_many_threads_as_the_run_began_with(halves, stopped):
+    with cpu_threads(2):
+        residual.resume(stopped)
+        assert torch.get_num_threads() == 2, "the caller's number is put back"
+    assert Run.open(stopped).environment["resumed"][-1]["hardware"]["threads"] == 1
+    assert notes_of(stopped) == []
+    assert comparable(stopped) == comparable(halves / "whole")
+
+
+def test_another_version_of_torch_is_said_and_noted(stopped, capsys):
+    path = stopped / "environment.json"
+    values = json.loads(path.read_text())
+    values["versions"]["torch"] = "1.0"
+    path.write_text(json.dumps(values))
+    residual.resume(stopped, quiet=False)
+    assert "began with torch 1.0" in notes_of(stopped)[0]
+    assert notes_of(stopped)[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fails_at", ["model.safetensors", "config.json", "README.md", "a file in its place"])
+def test_a_model_folder_that_cannot_be_written_is_written_by_the_resume(
+    halves, stopped, monkeypatch, fails_at
+):
+    def write(path, *arguments):
+        if path.name == fails_at:
+            raise OSError(28, "No space left on device")
+        return write_atomically(path, *arguments)
+
+    monkeypatch.setattr("residual.model_folder.write_atomically", write)
+    monkeypatch.setattr("residual.files.write_atomically", write)
+    if fails_at == "a file in its place":
+        (stopped / "model").write_text("")
+    with pytest.raises(RunError, match=r"cannot write the model folder .*residual train --resume"):
+        residual.resume(stopped)
+    assert Run.open(stopped).result is None
+    monkeypatch.undo()
+    if fails_at == "a file in its place":
+        (stopped / "model").unlink()
+    residual.resume(stopped)
+    assert comparable(stopped) == comparable(halves / "whole")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):

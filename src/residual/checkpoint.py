@@ -1,12 +1,15 @@
 """Checkpoints of a run in progress: written whole, with a checksum, read without running code.
 
 A checkpoint is `KIND-STEP.pt` with `KIND-STEP.pt.sha256` beside it. The checksum is written first and the
-checkpoint renamed into place last, so a checkpoint that can be found is complete at every moment.
+checkpoint renamed into place last, so a checkpoint that can be found is complete at every moment. A disk may
+still damage it later, so a run keeps more than one to go back to.
 """
 
 import hashlib
 import io
 import pickle
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,8 @@ from .files import write_atomically, write_text
 FORMAT = 1
 
 
-def save_checkpoint(folder: Path, kind: str, step: int, state: dict[str, Any]) -> Path:
-    """Save a state of tensors and plain values, then delete the older ones of its kind.
+def save_checkpoint(folder: Path, kind: str, step: int, state: dict[str, Any], keep: int = 1) -> Path:
+    """Save a state of tensors and plain values, then delete all but the newest `keep` of its kind.
 
     Raises:
         CheckpointError: the disk does not take it; an older checkpoint stays as it was.
@@ -33,16 +36,56 @@ def save_checkpoint(folder: Path, kind: str, step: int, state: dict[str, Any]) -
         write_atomically(path, lambda file: file.write(buffer.getbuffer()))
     except OSError as error:
         raise CheckpointError(f"cannot write the checkpoint {path}: {error}") from error
-    for old in folder.glob(f"{kind}-*.pt"):
-        if old != path:
-            old.unlink(missing_ok=True)
-            _checksum(old).unlink(missing_ok=True)
+    for old in find_checkpoints(folder, kind)[keep:]:
+        _delete(old)
     return path
 
 
 def find_checkpoint(folder: Path, kind: str = "last") -> Path | None:
     """Return the newest checkpoint of a kind, None if there is none."""
-    return max(folder.glob(f"{kind}-*.pt"), default=None)
+    return next(iter(find_checkpoints(folder, kind)), None)
+
+
+def find_checkpoints(folder: Path, kind: str = "last") -> list[Path]:
+    """Return the checkpoints of a kind, the newest first."""
+    named = (path for path in folder.glob(f"{kind}-*.pt") if step_of(path) >= 0)
+    return sorted(named, key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """Return the step in a checkpoint's name, -1 if it is not named as one."""
+    step = path.stem.rpartition("-")[2]
+    return int(step) if step.isdecimal() else -1
+
+
+def load_newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
+    """Load the newest checkpoint that can be read.
+
+    Returns:
+        Its path (None if the folder holds none), its state, and what is wrong with each newer one.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none of them can be read.
+    """
+    faults: list[str] = []
+    for path in find_checkpoints(folder):
+        try:
+            return path, load_checkpoint(path), faults
+        except CheckpointError as error:
+            faults.append(str(error))
+    if faults:
+        raise CheckpointError(
+            f"no checkpoint can be read: {'; '.join(faults)}; "
+            f"put a copy of one back, or delete {folder} and resume to train anew from step 0"
+        )
+    return None, {}, []
+
+
+def delete_after(folder: Path, step: int) -> None:
+    """Delete the checkpoints, of every kind, of steps that a resume will take again."""
+    for path in [*find_checkpoints(folder), *find_checkpoints(folder, "best")]:
+        if step_of(path) > step:
+            _delete(path)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -53,7 +96,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         content = path.read_bytes()
-        expected = _checksum(path).read_text().strip()
+        expected = _checksum(path).read_bytes().decode(errors="replace").strip()
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
     if hashlib.sha256(content).hexdigest() != expected:
@@ -85,3 +128,13 @@ def load_pickle(path: Path, content: bytes) -> dict[str, Any]:
 
 def _checksum(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
+
+
+def _delete(path: Path) -> None:
+    """Delete a checkpoint and its checksum, whatever lies under their names."""
+    for part in (path, _checksum(path)):
+        with suppress(OSError):
+            if part.is_dir():
+                shutil.rmtree(part)
+            else:
+                part.unlink(missing_ok=True)

@@ -56,6 +56,17 @@ def prepare(device: torch.device) -> bool:
     return flush_denormals()
 
 
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Compute with so many threads meanwhile, and put the caller's number back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def available_devices() -> list[str]:
     """Return the names that `resolve_device` accepts here, the fastest first."""
     cuda = (

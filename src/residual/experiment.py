@@ -22,6 +22,7 @@ from .data.load import load_dataset
 from .data.normalization import Normalization
 from .errors import CheckpointError, RunError, UsageError
 from .evaluation import Evaluation, evaluate_split
+from .files import found as is_found
 from .model_folder import ModelConfig, load_model, model_card, save_model
 from .models.build import create_model
 from .models.fused import rule_fuses
@@ -114,7 +115,7 @@ def train(
     """
     if not isinstance(recipe, Recipe):
         raise UsageError(f"train takes a recipe, such as get_recipe('paper', 'resnet20'), not {recipe!r:.80}")
-    if output is not None and Path(output).exists():
+    if output is not None and is_found(Path(output).exists):
         raise RunError(f"{output} exists already: a run is never overwritten")
     prepared = _prepare(recipe, data_dir, device, dataset)
     facts = _facts(recipe, prepared, data_dir)
@@ -135,9 +136,10 @@ def resume(
 ) -> Result:
     """Go on with a run as if it had never stopped; a finished run is left as it is.
 
-    On a CPU with as many threads as before (on CUDA with `deterministic = true`), the weights come out
-    the same to the last bit. `recipe`, where given, must be the run's own; data folder and device are those
-    that the run began with, unless others are given.
+    On a CPU (on CUDA with `deterministic = true`) the weights come out the same to the last bit: the run goes
+    on with as many threads as it began with, and the caller's number is put back. `recipe`, where given, must
+    be the run's own; data folder and device are those that the run began with, unless others are given.
+    A damaged checkpoint, or another version of torch, is said in one line and noted in `environment.json`.
 
     Raises:
         ResidualError: as `train`; also if the recipe was changed or the checkpoint does not fit.
@@ -153,12 +155,14 @@ def resume(
     name = began.get("dataset", run.recipe.data)
     if dataset is None and name != run.recipe.data:
         raise RunError(f"{path} was trained on a data set of your own, '{name}': resume(..., dataset=...)")
-    prepared = _prepare(
-        run.recipe, data_dir, device or began["hardware"]["device"], dataset, began.get("precision")
-    )
-    facts = _facts(run.recipe, prepared, data_dir)
-    with run.locked():
-        return _execute(run, run.recipe, prepared, reporter or Reporter(not quiet), facts)
+    with devices.cpu_threads(began["hardware"]["threads"]):
+        prepared = _prepare(
+            run.recipe, data_dir, device or began["hardware"]["device"], dataset, began.get("precision")
+        )
+        facts = _facts(run.recipe, prepared, data_dir)
+        facts["notes"] = _other_versions(began, facts)
+        with run.locked():
+            return _execute(run, run.recipe, prepared, reporter or Reporter(not quiet), facts)
 
 
 def _recorded_data_dir(recipe: Recipe, began: dict[str, Any]) -> Path | None:
@@ -168,6 +172,14 @@ def _recorded_data_dir(recipe: Recipe, began: dict[str, Any]) -> Path | None:
         return None
     there = find(release, Path(root)) is not None or (Path(root) / release.archive).is_file()
     return Path(root) if there else None
+
+
+def _other_versions(began: dict[str, Any], facts: dict[str, Any]) -> list[str]:
+    """Say whether torch is not the one that the run began with, for then other bits may come out."""
+    before, now = (where["versions"]["torch"] for where in (began, facts))
+    if before == now:
+        return []
+    return [f"warning: the run began with torch {before}, this is {now}: the last bits may differ"]
 
 
 def evaluate(
@@ -281,8 +293,10 @@ def _execute(
     with reporter, devices.cuda_settings(recipe.deterministic), stop_signals.handled():
         try:
             if resumed is not None:
-                trainer.resume()
+                resumed["notes"] += trainer.resume()
                 run.note_resume(trainer.step, resumed)
+                for note in resumed["notes"]:
+                    reporter.say(note)
             reporter.say(f"run folder {run.path}")
             if not prepared.denormals_flushed:
                 reporter.say(
@@ -318,13 +332,21 @@ def _recompute_batchnorm(network: nn.Module, batches: TrainBatches) -> None:
 
 
 def _holdout_best(prepared: _Prepared, trainer: Trainer) -> dict[str, float] | None:
-    """Give the best hold-out step and its test error, which is reported and chooses nothing."""
+    """Give the best hold-out step and its test error, which is reported and chooses nothing.
+
+    Step, figure and weights come from one file, so they belong together.
+    """
     path = find_checkpoint(trainer.run.checkpoints, "best")
     if trainer.best is None or path is None:
         return None
+    try:
+        state = load_checkpoint(path)
+    except CheckpointError as error:  # the run itself is good
+        trainer.reporter.say(f"warning: {error}; the result names no best step")
+        return None
     network = copy.deepcopy(prepared.network)
-    network.load_state_dict(load_checkpoint(path)["network"])
-    return {**trainer.best, "test_error": prepared.evaluate(prepared.dataset.test, network).error}
+    network.load_state_dict(state["network"])
+    return {**state["best"], "test_error": prepared.evaluate(prepared.dataset.test, network).error}
 
 
 def _finish(run: Run, recipe: Recipe, prepared: _Prepared, trainer: Trainer) -> Result:
@@ -369,9 +391,13 @@ def _finish(run: Run, recipe: Recipe, prepared: _Prepared, trainer: Trainer) -> 
         "seed": recipe.seed,
         "seconds of training": f"{trainer.seconds:.0f}",
     }
-    digest = save_model(run.model, prepared.network, config, model_card(config, facts))
     from .plot import plot_runs  # loads matplotlib, which nothing before needs
 
+    try:
+        digest = save_model(run.model, prepared.network, config, model_card(config, facts))
+    except OSError as error:
+        hint = f"once there is room for it, 'residual train --resume {run.path}' writes it"
+        raise RunError(f"cannot write the model folder {run.model}: {error}; {hint}") from error
     plot_runs([run], run.curves)
     figures["model_sha256"] = digest
     run.write_result(figures)

@@ -22,6 +22,14 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     _sync_folder(path.parent)
 
 
+def found(test: Callable[[], bool]) -> bool:
+    """Ask `path.exists`, `.is_file` or `.is_dir`; a name too long or with a NUL in it names nothing."""
+    try:
+        return test()
+    except (OSError, ValueError):
+        return False
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text as UTF-8, whole or not at all."""
     write_atomically(path, lambda file: file.write(text.encode()))

@@ -19,6 +19,7 @@ from .checkpoint import load_pickle
 from .data.cifar import RELEASES
 from .data.normalization import Normalization
 from .errors import CheckpointError, UsageError
+from .files import found
 from .model_folder import ModelConfig, load_weights, model_card, save_model
 from .models.build import create_model
 from .models.names import SHORTCUTS, parse_name
@@ -62,7 +63,7 @@ def import_checkpoint(
         UsageError: the normalisation is needed and not given, or the output exists.
     """
     file, output = Path(file), Path(output)
-    if output.exists():
+    if found(output.exists):
         raise UsageError(f"{output} exists already: a model is never overwritten")
     parse_name(model)
     state = {key.removeprefix("module."): value for key, value in _read(file).items()}
@@ -88,7 +89,7 @@ def import_checkpoint(
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         save_model(output, network, config, model_card(config, {"imported from": f"`{file.name}`"}))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
         raise UsageError(f"cannot write {output}: {error}") from error
     return config
 
@@ -100,10 +101,10 @@ def _read(file: Path) -> State:
         values: dict[str, Any] = (
             load(content) if file.suffix == ".safetensors" else load_pickle(file, content)
         )
-    except OSError as error:
-        raise CheckpointError(f"cannot read {file}: {error}") from error
     except SafetensorError as error:
         raise CheckpointError(f"{file} is cut or altered: {error}") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {file}: {error}") from error
     inner = (values[key] for key in ("state_dict", "model", "net") if isinstance(values.get(key), dict))
     weights = next(inner, values)
     state = {k: v for k, v in weights.items() if isinstance(k, str) and isinstance(v, Tensor)}

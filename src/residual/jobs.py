@@ -27,6 +27,7 @@ from .data.dataset import Dataset, Split
 from .data.load import load_dataset
 from .errors import DataError, InterruptedRunError, ResidualError
 from .experiment import resume, train
+from .files import found
 from .progress import Reporter
 from .recipe import Recipe
 from .signals import Interrupted, stop_signals
@@ -169,7 +170,7 @@ def _work(
     try:
         with stop_signals.handled((signal.SIGTERM,)):
             threading.Thread(target=_watch, args=(lifeline,), daemon=True).start()
-            if (job.output / "recipe.json").is_file():
+            if found((job.output / "recipe.json").is_file):
                 resume(job.output, recipe=job.recipe, **where)
             else:
                 train(job.recipe, output=job.output, **where)

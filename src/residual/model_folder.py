@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .data.normalization import Normalization
 from .errors import CheckpointError, UsageError
-from .files import write_atomically, write_text
+from .files import found, write_atomically, write_text
 from .models.build import create_model
 from .models.resnet import ResNet
 
@@ -93,13 +93,13 @@ def load_model(folder: str | Path) -> ResNet:
         CheckpointError: the weights are cut, altered or of another network.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        if (folder / "recipe.json").is_file() and not (folder / "model" / "config.json").is_file():
+    if not found((folder / "config.json").is_file):
+        if found((folder / "recipe.json").is_file) and not found((folder / "model" / "config.json").is_file):
             raise UsageError(
                 f"the run {folder} is not finished: 'residual train --resume {folder}' goes on with it"
             )
         folder = folder / "model"
-    if not (folder / "config.json").is_file():
+    if not found((folder / "config.json").is_file):
         raise UsageError(f"{folder.parent} is no run folder and no model folder: it has no config.json")
     config, network, digest = _read_config(folder / "config.json")
     path = folder / "model.safetensors"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
+from .files import found
 from .models.names import resolve_shortcut
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def find_model(name_or_folder: str | Path) -> Path:
     path = Path(name_or_folder)
     known = str(path) in list_pretrained()
     # a folder without a model, say an empty one left by something else, does not hide a pretrained model
-    if path.exists() and not (known and not any((path / name).is_file() for name in MODEL_FILES)):
+    if found(path.exists) and not (known and not any((path / name).is_file() for name in MODEL_FILES)):
         return path
     if str(path) not in list_pretrained():
         raise UsageError(

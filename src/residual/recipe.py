@@ -109,6 +109,7 @@ class Recipe(_Section):
     schedule (0: never). `evaluate_every` counts only with a hold-out or with `curve = "test"`.
     `precision = "auto"` is bfloat16 where the device computes in it, else float32. `capture` replays the
     step as one CUDA graph where there is CUDA; `compile` has torch.compile make the network's kernels.
+    `keep_checkpoints` is how many of the last checkpoints stay on the disk.
     """
 
     name: str = "custom"
@@ -124,6 +125,7 @@ class Recipe(_Section):
     log_every: int = _number(100, 1)
     evaluate_every: int = _number(400, 1)
     checkpoint_every: int = _number(400, 1)
+    keep_checkpoints: int = _number(2, 1)
     label_smoothing: float = _number(0.0, 0, 1)
     precision: str = _choice("float32", "auto", "float32", "bfloat16")
     channels_last: bool = True
@@ -207,7 +209,7 @@ def load_recipe(path: Path, network: str | None = None) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"cannot read the recipe {path}: {error}") from error
     if not isinstance(values, dict):
         raise UsageError(f"cannot read the recipe {path}: it must hold one object")
@@ -288,6 +290,7 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
         elif kind is float and not isinstance(value, bool):
             return float(value)
         elif kind is str and isinstance(value, str):
+            value.encode()  # what UTF-8 cannot hold could never be written
             return value
         elif typing.get_origin(kind) is tuple:
             items = value.strip("[]() ").split(",") if isinstance(value, str) else value
@@ -296,8 +299,17 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
         pass
     if dataclasses.is_dataclass(kind):
         raise UsageError(f"{key} must hold keys of its own, not {value!r}")
-    expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    raise UsageError(f"{key} must be {expected.get(kind, 'a list of numbers')}, not {value!r}")
+    expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text in UTF-8"}
+    raise UsageError(f"{key} must be {expected.get(kind, 'a list of numbers')}, not {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    """Show a value that a file holds, which may be of any size and depth."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "what is nested too deeply"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _check(key: str, value: Any, metadata: Mapping[str, Any]) -> None:

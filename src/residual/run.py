@@ -19,8 +19,28 @@ from filelock import FileLock, Timeout
 
 from ._version import __version__
 from .errors import RunError
-from .files import is_abandoned, write_json, write_text
+from .files import found, is_abandoned, write_json, write_text
 from .recipe import Recipe, load_recipe
+
+# what is read of a run's files, and its type
+Kinds = Mapping[str, type | tuple[type, ...]]
+NUMBER = (int, float)
+RECORD: Kinds = {"step": int, "kind": str, "error": NUMBER}
+RESULT: Kinds = {
+    **dict.fromkeys(("network", "data", "recipe"), str),
+    **dict.fromkeys(("seed", "iterations", "images"), int),
+    **dict.fromkeys(("error", "training_error", "seconds", "images_per_second"), NUMBER),
+    "holdout_best": (dict, type(None)),
+}
+ENVIRONMENT: Kinds = {
+    **dict.fromkeys(("date", "command"), str),
+    **dict.fromkeys(("hardware", "versions"), dict),
+    "commit": (str, type(None)),
+    "resumed": list,
+}
+NESTED: Mapping[str, Kinds] = {"hardware": {"device": str, "threads": int}, "versions": {"torch": str}}
+MOST_THREADS = 4096  # above: a damaged number, which must not be tried
+COPY = "put a copy back, or train anew"
 
 
 class Run:
@@ -53,7 +73,7 @@ class Run:
             RunError: the folder exists or cannot be written.
         """
         path = path if path is not None else _unused_name(recipe)
-        if path.exists():
+        if found(path.exists):
             raise RunError(f"{path} exists already: a run is never overwritten")
         new = cls(path.with_name(f".{path.name}.{os.getpid()}"))  # renamed once it can be resumed
         try:
@@ -62,7 +82,7 @@ class Run:
             write_json(new._environment, {"seed": recipe.seed, **environment, "resumed": []})
             write_json(new._recipe, recipe.as_dict())
             new.path.rename(path)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a NUL in its name
             raise RunError(f"cannot make the run folder {path}: {error}") from error
         finally:
             _delete_unfinished(new.path)
@@ -76,7 +96,7 @@ class Run:
             RunError: there is none.
         """
         run = cls(path)
-        if not run._recipe.is_file():
+        if not found(run._recipe.is_file):
             raise RunError(f"{path} is no run folder: it has no recipe.json")
         return run
 
@@ -90,7 +110,8 @@ class Run:
         """The figures, None while training has not ended."""
         if not self._result.is_file():
             return None
-        return _read_object(self._result)
+        hint = "delete it, and the resume that follows writes it again"
+        return _read_object(self._result, RESULT, hint)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write the figures: the last act of a run."""
@@ -100,7 +121,12 @@ class Run:
     @property
     def environment(self) -> dict[str, Any]:
         """What `environment.json` holds."""
-        return _read_object(self._environment)
+        values = _read_object(self._environment, ENVIRONMENT, COPY)
+        for key, kinds in NESTED.items():
+            _check_keys(values[key], kinds, f"'{key}' in {self._environment}", COPY)
+        if not 1 <= values["hardware"]["threads"] <= MOST_THREADS:
+            raise RunError(f"{self._environment} is corrupted: no run has so many threads; {COPY}")
+        return values
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -133,7 +159,7 @@ class Run:
     def note_resume(self, step: int, environment: Mapping[str, Any]) -> None:
         """Add where and how a resume went on to `environment.json`."""
         values = self.environment
-        values.setdefault("resumed", []).append({"step": step, **environment})
+        values["resumed"].append({"step": step, **environment})
         with _as_run_errors(self._environment):
             write_json(self._environment, values)
 
@@ -148,8 +174,13 @@ class Run:
             return []
         with _as_run_errors(self._metrics):
             text = self._metrics.read_text(encoding="utf-8")
-            records = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        records = [self._record(number, line) for number, line in enumerate(lines, start=1)]
         return [record for record in records if kind in (None, record["kind"])]
+
+    def _record(self, number: int, line: str) -> dict[str, Any]:
+        """Read a line of `metrics.jsonl`."""
+        return _object(line, RECORD, f"line {number} of {self._metrics}", "delete that line")
 
     def forget_after(self, step: int) -> None:
         """Drop the records of steps that a resume will take again."""
@@ -192,10 +223,31 @@ def _as_run_errors(path: Path) -> Iterator[None]:
         raise RunError(f"{path} is cut or altered: {error}") from error
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read_object(path: Path, kinds: Kinds, hint: str) -> dict[str, Any]:
     with _as_run_errors(path):
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+    return _object(text, kinds, str(path), hint)
+
+
+def _object(text: str, kinds: Kinds, source: str, hint: str) -> dict[str, Any]:
+    """Read an object in JSON that must have certain keys; the hint says what to do if it has not."""
+    try:
+        values: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{source} is truncated or corrupted: {error}; {hint}") from error
+    _check_keys(values, kinds, source, hint)
     return values
+
+
+def _check_keys(values: Any, kinds: Kinds, source: str, hint: str) -> None:
+    """Refuse what is not an object, or lacks a key, or has a value of another type there."""
+    if not isinstance(values, dict):
+        raise RunError(f"{source} is truncated or corrupted: it is not an object; {hint}")
+    for key, kind in kinds.items():
+        if key not in values:
+            raise RunError(f"{source} is truncated or corrupted: it lacks '{key}'; {hint}")
+        if not isinstance(values[key], kind) or isinstance(values[key], bool):
+            raise RunError(f"{source} is truncated or corrupted: {key} is {values[key]!r}; {hint}")
 
 
 def environment_facts(hardware: Mapping[str, Any]) -> dict[str, Any]:

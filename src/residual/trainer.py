@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .captured import DeviceSteps
-from .checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from .checkpoint import delete_after, find_checkpoint, load_newest, save_checkpoint, step_of
 from .cpu_time import CpuMeter, CpuTime
 from .data.batches import TrainBatches
 from .device import synchronize
@@ -238,7 +238,8 @@ class Trainer:
             raise NonFiniteLossError(
                 f"the weights of step {self.step} are not finite: not saved, training stopped"
             )
-        save_checkpoint(self.run.checkpoints, kind, self.step, self.state())
+        keep = self.recipe.keep_checkpoints if kind == "last" else 1
+        save_checkpoint(self.run.checkpoints, kind, self.step, self.state(), keep)
         if kind == "last":
             self.saved = self.step
 
@@ -258,21 +259,38 @@ class Trainer:
             "cpu_time": asdict(self.meter.read()),
         }
 
-    def resume(self) -> None:
-        """Go back to the run's last checkpoint, or to step 0 if there is none.
+    def resume(self) -> list[str]:
+        """Go back to the run's newest checkpoint that can be read, or to step 0 if there is none.
+
+        Returns:
+            A line for each thing that the user should know of: damaged or missing checkpoints.
 
         Raises:
-            CheckpointError: the checkpoint is cut, altered or of another network.
+            CheckpointError: every checkpoint is truncated or corrupted, or the newest that can be read is of
+                another network.
             RunError: the recipe is not the one that the checkpoint was trained with.
         """
-        path = find_checkpoint(self.run.checkpoints)
+        folder = self.run.checkpoints
+        path, state, faults = load_newest(folder)
+        notes = [f"warning: {fault}; going back to {path}" for fault in faults]
         if path is not None:
-            state = load_checkpoint(path)
             changed = differences(from_dict(state["recipe"]), self.recipe)
             if changed:
                 raise RunError(f"{self.run.path} was begun with another recipe: {'; '.join(changed)}")
             self._restore(state, str(path))
+        else:
+            notes.append(f"no checkpoint in {folder}: training begins anew at step 0")
+        delete_after(folder, self.step)
         self.run.forget_after(self.step)
+        return notes + self._check_best()
+
+    def _check_best(self) -> list[str]:
+        """Choose the best anew if its weights are gone, so that no figure is paired with others."""
+        path = find_checkpoint(self.run.checkpoints, "best")
+        if self.best is None or (path is not None and step_of(path) == self.best["step"]):
+            return []
+        step, self.best = self.best["step"], None
+        return [f"the best checkpoint, of step {step}, is gone: the best is chosen among the steps to come"]
 
     def _restore(self, state: dict[str, Any], source: str) -> None:
         check_weights(self.network, state["network"], source)

@@ -110,12 +110,18 @@ def find(release: Release, root: Path | None = None) -> Path | None:
     """Return the folder with the record files if it is there: `root` itself or a folder in it.
 
     The binary release comes before the Python one, which other tools leave behind.
+
+    Raises:
+        DataError: `root` is not a path that can be looked for.
     """
     root = default_root() if root is None else root
-    for name in (release.folder, release.python_folder):
-        folder = root if name in (root.name, root.resolve().name) else root / name
-        if folder.is_dir():
-            return folder
+    try:
+        for name in (release.folder, release.python_folder):
+            folder = root if name in (root.name, root.resolve().name) else root / name
+            if folder.is_dir():
+                return folder
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+        raise DataError(f"no {release.name} in {root}: {error}") from error
     return None
 
 

@@ -23,9 +23,11 @@ def load_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
             variable RESIDUAL_DATA, else the user's cache folder, to which the archive is downloaded.
 
     Raises:
-        UsageError: no such data set.
+        UsageError: no such data set, or the folder's name holds a NUL.
         DataError: the files are missing and cannot be downloaded, or they are cut or altered.
     """
     if name not in DATASETS:
         raise UsageError(f"unknown data set '{name}': the data sets are {', '.join(DATASETS)}")
+    if "\0" in str(data_dir):
+        raise UsageError(f"a data folder's name cannot hold a NUL: {str(data_dir)!r}")
     return DATASETS[name](Path(data_dir) if data_dir is not None else None)

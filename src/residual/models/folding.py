@@ -32,6 +32,8 @@ def optimize_for_inference(network: ResNet) -> ResNet:
 
 def _fold(parent: nn.Module, conv_name: str, bn_name: str) -> None:
     conv, bn = parent.get_submodule(conv_name), parent.get_submodule(bn_name)
+    if isinstance(bn, nn.Identity):  # folded already
+        return
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(bn, nn.BatchNorm2d)
     setattr(parent, conv_name, fuse_conv_bn_eval(conv, bn))

@@ -20,6 +20,7 @@ NEUTRAL = {
     "log_every",
     "evaluate_every",
     "checkpoint_every",
+    "keep_checkpoints",
 }
 NEUTRAL |= {"capture", "checkpoint_activations", "deterministic"}
 
