@@ -154,6 +154,7 @@ def test_shortcuts_that_do_not_fit(refused, command):
         ),
         ("nonsense=1", ["unknown recipe key 'nonsense'", "batch_size", "schedule.drops", "augment.padding"]),
         ("=1", ["unknown recipe key ''"]),
+        ("name=\udcff", ["name must be text in UTF-8, not '\\udcff'"]),
         ("batch_size", ["'batch_size' is not KEY=VALUE"]),
         ("", ["'' is not KEY=VALUE"]),
     ],

@@ -39,9 +39,10 @@ def outlive_signals():
     def fail(number, _frame):
         pytest.fail(f"signal {number} was not handled")
 
-    before = signal.signal(signal.SIGTERM, fail)
+    before = {number: signal.signal(number, fail) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @SIGNALS
