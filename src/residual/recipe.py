@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
+from .files import read_bounded
 from .models import registry
 
 INFINITY = math.inf
+MAX_FILE = 2**20  # bytes; a recipe takes about one thousand
 S = typing.TypeVar("S", bound="_Section")
 
 
@@ -182,7 +184,7 @@ def load_recipe(path: Path, network: str | None = None) -> Recipe:
         UsageError: the file is missing, is not JSON or TOML, or holds what no recipe has.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bounded(path, MAX_FILE).decode()
         values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read the recipe {path}: {error}") from error

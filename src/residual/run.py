@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from ._version import __version__
 from .errors import RunError
-from .files import write_json, write_text
+from .files import read_bounded, write_json, write_text
 from .recipe import Recipe, load_recipe
 
 
@@ -158,7 +158,7 @@ def _as_run_errors(path: Path) -> Iterator[None]:
 
 def _read_object(path: Path) -> dict[str, Any]:
     with _as_run_errors(path):
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads(read_bounded(path, 2**24).decode())
     return values
 
 

@@ -16,6 +16,8 @@ PAPER_NETWORKS = (
     "resnet47_bottleneck",
 )
 IMAGENET_DEPTHS = (18, 34, 50, 101, 152)
+MAX_LAYERS = 2000  # far beyond the paper's 1202, and still built in seconds
+MAX_CLASSES = 100_000  # for both, a name or a damaged file may ask for anything
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ def parse_name(name: str) -> NetworkName:
         near = difflib.get_close_matches(name, PAPER_NETWORKS, n=2) or ["resnet20", "plain20"]
         raise UsageError(f"unknown network '{name}': {_NAMES}; nearest: {', '.join(near)}")
     parsed = NetworkName(match[1], int(match[2]), match[3] is not None)
+    if parsed.layers > MAX_LAYERS:
+        raise UsageError(f"'{name}' has more than {MAX_LAYERS:,} layers: choose a depth up to that")
     near = _nearest(parsed)
     if parsed.layers in IMAGENET_DEPTHS and not parsed.bottleneck:
         raise UsageError(
@@ -90,8 +94,8 @@ def create_model(
     """Create a network of the paper with fresh weights from torch's global random generator.
 
     Args:
-        name: `resnet{6n+2}`, `plain{6n+2}` or `resnet{9n+2}_bottleneck` (section 4.2), any n.
-        num_classes: length of the output.
+        name: `resnet{6n+2}`, `plain{6n+2}` or `resnet{9n+2}_bottleneck` (section 4.2), up to 2,000 layers.
+        num_classes: length of the output, at most 100,000.
         shortcut: "A" (zero-padded identity, the paper's choice on CIFAR and the default),
             "B" (projection where dimensions change) or "C" (projections everywhere).
             Plain nets have none and take none.
@@ -101,8 +105,8 @@ def create_model(
         UsageError: the name, the shortcut option or the number of classes does not fit.
     """
     parsed = parse_name(name)
-    if num_classes < 1:
-        raise UsageError(f"num_classes must be at least 1, not {num_classes}")
+    if not 1 <= num_classes <= MAX_CLASSES:
+        raise UsageError(f"num_classes must be at least 1 and at most {MAX_CLASSES:,}, not {num_classes:,}")
     block = Bottleneck if parsed.bottleneck else BasicBlock
     option = resolve_shortcut(name, shortcut)
     return ResNet(block, parsed.blocks_per_stage, option, num_classes, checkpoint_activations)
