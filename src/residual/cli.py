@@ -231,11 +231,24 @@ def import_(
     output: Annotated[Path, typer.Option(help="The model folder to make.")],
     mean: Annotated[tuple[float, float, float] | None, typer.Option(help="R G B, 0..1 scale.")] = None,
     std: Annotated[tuple[float, float, float] | None, typer.Option(help="R G B, 0..1 scale.")] = None,
+    zeros: Annotated[
+        str | None, typer.Option(help="Where option A's zeros are: 'both' sides (akamaster) or 'last'.")
+    ] = None,
 ) -> None:
     """Turn another project's checkpoint into a model folder."""
-    config = importing.import_checkpoint(file, model=model, output=output, mean=mean, std=std)
+    config = importing.import_checkpoint(file, model=model, output=output, mean=mean, std=std, zeros=zeros)
     _print(f"{config.network} from {config.recipe}: {output}")
-    _print(f"next: residual evaluate {output}")
+    if zeros is None and config.shortcut == "A":
+        assumed = importing.default_zeros(config.recipe)
+        where = {"both": "on both sides, as akamaster pads them", "last": "behind the other channels"}[
+            assumed
+        ]
+        other = "last" if assumed == "both" else "both"
+        _print(f"option A's zeros: taken to be {where}, for the keys do not tell; else --zeros {other}")
+    if config.data in DATASETS:
+        _print(f"next: {_program()} evaluate {output}")
+    else:
+        _print(f"no data set here has {len(config.class_names)} classes; in Python: load_model('{output}')")
 
 
 @app.command()

@@ -14,8 +14,8 @@ from torch.optim.swa_utils import update_bn
 
 from . import device as devices
 from .checkpoint import find_checkpoint, load_checkpoint
-from .data import Dataset, Normalization, Split, TrainBatches, hold_out, load_dataset
-from .errors import CheckpointError, RunError
+from .data import DATASETS, Dataset, Normalization, Split, TrainBatches, hold_out, load_dataset
+from .errors import CheckpointError, RunError, UsageError
 from .evaluation import Evaluation, evaluate_split
 from .model_folder import ModelConfig, load_model, model_card, save_model
 from .models import ResNet, create_model, rule_fuses
@@ -162,6 +162,10 @@ def evaluate(
     if config is None:
         raise CheckpointError("this network comes from no model folder, so its normalisation is not known")
     where = devices.resolve_device(device)
+    if data is None and config.data not in DATASETS:
+        raise UsageError(
+            f"the model was trained on data that is not known here ('{config.data}'): give --data"
+        )
     dataset = load_dataset(data or config.data, data_dir)
     if len(dataset.class_names) != len(config.class_names):
         raise CheckpointError(
