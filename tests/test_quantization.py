@@ -2,6 +2,7 @@
 
 import importlib
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,20 @@ from residual.errors import UsageError
 from residual.evaluation import evaluate_split
 from residual.quantization import Int8Network, quantize
 
+onnx = pytest.importorskip("onnx", reason="needs the extra int8")
 pytest.importorskip("onnxruntime", reason="needs the extra int8")
+
+
+def saturating_network():
+    """A resnet8 whose filters each have one size of weight, so that all of them quantise to the largest."""
+    torch.manual_seed(0)
+    network = residual.create_model("resnet8").eval()
+    with torch.no_grad():
+        for value in network.parameters():
+            if value.dim() > 1:
+                value.copy_(torch.where(value < 0, -0.3, 1.0) * value.std())
+                value[..., 0] = value.flatten(1).amax(1).reshape(-1, *[1] * (value.dim() - 2))
+    return network
 
 
 @pytest.mark.filterwarnings("ignore")  # the exporters' own
@@ -34,6 +48,23 @@ def test_a_quantised_network_gives_nearly_the_same_answers(tmp_path):
     assert (tmp_path / "int8.onnx").stat().st_size < 0.6 * (
         tmp_path / "run/model/model.safetensors"
     ).stat().st_size
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporters' own
+def test_no_sum_of_two_products_saturates_16_bits(tmp_path):
+    """A CPU without VNNI adds neighbouring products u8 x s8 in 16 bits: whatever the maps, it must fit."""
+    network, images = saturating_network(), torch.rand(64, 3, 32, 32)
+    quantised = quantize(network, images, tmp_path / "int8.onnx")
+    stored = [onnx.numpy_helper.to_array(i) for i in onnx.load(tmp_path / "int8.onnx").graph.initializer]
+    weights = [value.astype(int) for value in stored if value.dtype == np.int8 and value.ndim > 1]
+    assert len(weights) == 8, "seven convolutions and the classifier"
+    for value in weights:
+        largest = np.sort(value, axis=None)[[-1, -2]].sum() * 255  # any two weights may be neighbours
+        least = np.sort(value, axis=None)[:2].sum() * 255
+        assert -(2**15) <= least <= largest < 2**15
+    with torch.no_grad():  # on a CPU without VNNI this fails where sums saturate
+        expected, found = network(images), quantised(images)
+    assert (found - expected).abs().max() < 0.1 * expected.abs().max()
 
 
 def test_without_the_extra_the_error_says_how_to_get_it(monkeypatch, tmp_path):

@@ -30,7 +30,7 @@ from .models.resnet import ResNet
 from .pretrained import find_model
 from .progress import Reporter
 from .quantization import CALIBRATION_IMAGES, quantize
-from .recipe import Recipe, differences
+from .recipe import DATASETS, Recipe, differences
 from .recipes import recipe_label
 from .run import Run, environment_facts
 from .signals import Interrupted, stop_signals
@@ -210,6 +210,10 @@ def evaluate(
     if config is None:
         raise CheckpointError("this network comes from no model folder, so its normalisation is not known")
     where = devices.resolve_device(device)
+    if data is None and config.data not in DATASETS:
+        raise UsageError(
+            f"the model was trained on data that is not known here ('{config.data}'): give --data"
+        )
     dataset = load_dataset(data or config.data, data_dir)
     _check_fit(dataset, config)
     if int8:

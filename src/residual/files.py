@@ -1,11 +1,29 @@
-"""Files that are either whole or not there."""
+"""Files that are written whole or not at all, and read only up to a size that is expected."""
 
 import json
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """Read a regular file of at most `limit` bytes.
+
+    A device or a pipe may never end, and a huge file would fill the memory: neither is opened.
+
+    Raises:
+        OSError: it is something else, or larger, or cannot be read.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("not a regular file")
+    if found.st_size > limit:
+        raise OSError(f"{found.st_size:,} bytes, where at most {limit:,} are expected")
+    with path.open("rb") as file:
+        return file.read(found.st_size)  # no more, should it grow meanwhile
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -15,17 +15,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from .checkpoint import load_pickle
+from .checkpoint import MAX_BYTES, load_pickle
 from .data.cifar import RELEASES
 from .data.normalization import Normalization
 from .errors import CheckpointError, UsageError
-from .files import found
+from .files import found, read_bounded
 from .model_folder import ModelConfig, load_weights, model_card, save_model
+from .models.blocks import BasicBlock, Bottleneck
 from .models.build import create_model
 from .models.names import SHORTCUTS, parse_name
-from .models.resnet import WIDTHS
+from .models.resnet import WIDTHS, ResNet
 
 State = dict[str, Tensor]
+ZEROS = ("both", "last")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ def import_checkpoint(
     output: str | Path,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    zeros: str | None = None,
 ) -> ModelConfig:
     """Turn another project's checkpoint into a model folder.
 
@@ -57,10 +60,13 @@ def import_checkpoint(
         output: the model folder, which must not exist.
         mean, std: the channels' normalisation on the 0..1 scale; needed where the project is not
             recognised by its keys.
+        zeros: where the project's option A puts its zero channels, which the weights do not tell: "last"
+            (behind the others) or "both" (on both sides); by default "both" for akamaster's, else "last".
 
     Raises:
-        CheckpointError: the file is cut, would run code, or holds another network.
-        UsageError: the normalisation is needed and not given, or the output exists.
+        CheckpointError: the file is truncated, would run code, or holds another network or values that
+            are not finite.
+        UsageError: the normalisation is needed and not given, `zeros` does not fit, or the output exists.
     """
     file, output = Path(file), Path(output)
     if found(output.exists):
@@ -73,8 +79,12 @@ def import_checkpoint(
     classes = state["fc.bias"].numel() if "fc.bias" in state else 10
     network = create_model(model, num_classes=classes, shortcut=shortcut)
     load_weights(network, state, str(file))
-    if project is AKAMASTER and shortcut == "A":
-        load_weights(network, _zeros_last(state), str(file))
+    _check_finite(network, file)
+    if zeros is not None and (shortcut != "A" or zeros not in ZEROS):
+        raise UsageError("--zeros takes both or last, and only for networks with shortcut option A")
+    source = project.name if project else "unknown"
+    if shortcut == "A" and (zeros or default_zeros(source)) == "both":
+        load_weights(network, _zeros_last(state, parse_name(model).bottleneck), str(file))
     release = next((r for r in RELEASES.values() if r.num_classes == classes), None)
     names = release.class_names if release else ()
     config = ModelConfig(
@@ -84,7 +94,7 @@ def import_checkpoint(
         normalization=_normalization(project, mean, std),
         input_size=(3, 32, 32),
         data=release.name if release else "unknown",
-        recipe=project.name if project else "unknown",
+        recipe=source,
     )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -94,14 +104,28 @@ def import_checkpoint(
     return config
 
 
+def default_zeros(project: str) -> str:
+    """Return where option A's zeros are taken to be in a project's networks: "both" sides, or "last"."""
+    return "both" if project == AKAMASTER.name else "last"
+
+
+def _check_finite(network: ResNet, file: Path) -> None:
+    """Refuse weights and BN statistics that are not finite, as they are in float32."""
+    wrong = [name for name, value in network.state_dict().items() if not value.isfinite().all()]
+    if wrong:
+        raise CheckpointError(
+            f"{file} holds values that are not finite, the first in {wrong[0]}: not imported"
+        )
+
+
 def _read(file: Path) -> State:
     """Read the weights out of a file."""
     try:
-        content = file.read_bytes()
+        content = read_bounded(file, MAX_BYTES)
         values: dict[str, Any] = (
             load(content) if file.suffix == ".safetensors" else load_pickle(file, content)
         )
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:
         raise CheckpointError(f"{file} is cut or altered: {error}") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {file}: {error}") from error
@@ -140,28 +164,28 @@ def _projections(state: State) -> set[str]:
     return {key for key in state if key.endswith("downsample.0.weight")}
 
 
-def _zeros_last(state: State) -> State:
-    """Reorder channels so that option A's zeros, which akamaster puts on both sides, come last.
+def _zeros_last(state: State, bottleneck: bool) -> State:
+    """Reorder channels so that option A's zeros, which a project puts on both sides, come last.
 
     A stage's channel j is the project's channel `order[j]`: first those that the shortcut carries over
     from the stage before, in that stage's order, then the new ones. Only channels on the
-    shortcut's path are reordered; those between a block's two convolutions stay.
+    shortcut's path are reordered; those between a block's convolutions stay.
     """
+    block, last = (Bottleneck, 3) if bottleneck else (BasicBlock, 2)
     reordered = dict(state)
     order = torch.arange(WIDTHS[0])
-    for index, width in enumerate(WIDTHS, start=1):
+    for index, width in enumerate((block.expansion * width for width in WIDTHS), start=1):
         incoming = order
-        if index > 1:
-            side = (width - len(incoming)) // 2
-            new = torch.cat([torch.arange(side), torch.arange(side + len(incoming), width)])
-            order = torch.cat([incoming + side, new])
+        side = (width - len(incoming)) // 2
+        new = torch.cat([torch.arange(side), torch.arange(side + len(incoming), width)])
+        order = torch.cat([incoming + side, new])
         for key, value in state.items():
             if not key.startswith(f"layer{index}."):
                 continue
             first_block = key.startswith(f"layer{index}.0.")
             if key.endswith("conv1.weight"):
                 reordered[key] = value[:, incoming if first_block else order]
-            elif ".conv2." in key or (".bn2." in key and value.dim() == 1):
+            elif f".conv{last}." in key or (f".bn{last}." in key and value.dim() == 1):
                 reordered[key] = value[order]
     reordered["fc.weight"] = state["fc.weight"][:, order]
     return reordered
@@ -179,4 +203,8 @@ def _normalization(
     finite = all(map(math.isfinite, (*mean, *std)))
     if len(mean) != 3 or len(std) != 3 or not finite or min(std) <= 0:
         raise UsageError("--mean and --std take three numbers each (R, G, B on the 0..1 scale), std above 0")
+    if max(*mean, *std) > 1 or min(mean) < 0:
+        raise UsageError(
+            "--mean and --std are on the 0..1 scale, so none is above 1: divide values for 0..255 by 255"
+        )
     return Normalization.of_channels(mean, std)

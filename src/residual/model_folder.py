@@ -14,11 +14,15 @@ from torch import Tensor, nn
 
 from .data.normalization import Normalization
 from .errors import CheckpointError, UsageError
-from .files import found, write_atomically, write_text
+from .files import found, read_bounded, write_atomically, write_text
 from .models.build import create_model
+from .models.names import MAX_CLASSES
 from .models.resnet import ResNet
 
 COUNTER = "num_batches_tracked"  # how long BN was trained: no weight, and no inference reads it
+MAX_CONFIG = 2**22  # bytes; a mean of 224 x 224 pixels takes half of it
+MAX_NAME = 1000  # characters of a class name
+MAX_SIDE = 4096  # pixels
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,12 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
-        """Read back what `as_dict` gave."""
-        return cls(
+        """Read back what `as_dict` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError, RuntimeError, OverflowError: it is something else.
+        """
+        config = cls(
             network=values["network"],
             shortcut=values["shortcut"],
             class_names=tuple(values["class_names"]),
@@ -53,6 +61,8 @@ class ModelConfig:
             data=values["data"],
             recipe=values["recipe"],
         )
+        _check_config(config, values["class_names"])
+        return config
 
     def create(self) -> ResNet:
         """Create the network, with fresh weights."""
@@ -104,9 +114,9 @@ def load_model(folder: str | Path) -> ResNet:
     config, network, digest = _read_config(folder / "config.json")
     path = folder / "model.safetensors"
     try:
-        content = path.read_bytes()
+        content = read_bounded(path, _expected_size(network))
         state = load(content)
-    except (OSError, SafetensorError) as error:
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path} is missing, cut or altered: {error}") from error
     load_weights(network, state, str(path))
     if digest is not None and hashlib.sha256(content).hexdigest() != digest:
@@ -126,10 +136,11 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str) -
 
 
 def check_weights(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Compare every key and shape of weights with a network's.
+    """Compare every key, shape and type of weights with a network's.
 
     Raises:
-        CheckpointError: keys are missing or unexpected, or shapes differ; the first of each are shown.
+        CheckpointError: keys are missing or unexpected, shapes differ, or values are not floating
+            point; the first of each are shown.
     """
     wanted = {name: value for name, value in network.state_dict().items() if not name.endswith(COUNTER)}
     given = {name: value for name, value in state.items() if not name.endswith(COUNTER)}
@@ -142,6 +153,7 @@ def check_weights(network: nn.Module, state: Mapping[str, Tensor], source: str) 
         "missing": sorted(wanted.keys() - given.keys()),
         "unexpected": sorted(given.keys() - wanted.keys()),
         "of another shape": sorted(shapes),
+        "of another type": sorted(name for name, value in given.items() if not value.is_floating_point()),
     }
     if any(problems.values()):
         found = "; ".join(f"{kind}: {_some(names)}" for kind, names in problems.items() if names)
@@ -157,11 +169,38 @@ def _some(names: list[str]) -> str:
 def _read_config(path: Path) -> tuple[ModelConfig, ResNet, str | None]:
     """Read a model folder's config and the weights' digest, and create the network that it describes."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_bounded(path, MAX_CONFIG).decode())
         config = ModelConfig.from_dict(values)
         return config, config.create(), values.get("weights_sha256")
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, UsageError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RuntimeError, UsageError) as error:
         raise CheckpointError(f"{path} is cut or altered: {type(error).__name__}: {error}") from error
+
+
+def _check_config(config: ModelConfig, class_names: Any) -> None:
+    """Refuse values that a damaged or hostile file may hold.
+
+    Raises:
+        ValueError: a value has the wrong type or size.
+    """
+    texts = (config.network, config.data, config.recipe)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(config.shortcut, str | None):
+        raise ValueError("network, shortcut, data and recipe must be text")
+    if not isinstance(class_names, list | tuple) or not 1 <= len(class_names) <= MAX_CLASSES:
+        raise ValueError(f"class_names must be a list of 1 to {MAX_CLASSES:,} names")
+    if not all(isinstance(name, str) and len(name) <= MAX_NAME for name in class_names):
+        raise ValueError(f"class_names must be texts of at most {MAX_NAME:,} characters")
+    size = config.input_size
+    if len(size) != 3 or size[0] != 3 or not all(type(n) is int and 1 <= n <= MAX_SIDE for n in size):
+        raise ValueError(f"input_size must be [3, height, width], each side at most {MAX_SIDE:,}")
+    mean = config.normalization.mean
+    if mean.dim() == 3 and tuple(mean.shape[:2]) != size[1:]:
+        raise ValueError("the per-pixel mean has another size than the input")
+
+
+def _expected_size(network: nn.Module) -> int:
+    """Return the most bytes that a network's weights may take in a file: 64-bit values, and a long header."""
+    values: list[Tensor] = list(network.state_dict().values())
+    return 2**20 + sum(8 * value.numel() + 1024 for value in values)
 
 
 def _compact_json(values: dict[str, Any]) -> str:

@@ -64,7 +64,7 @@ def create_model(
     """Create a network of the paper, fresh from torch's global random generator or trained.
 
     Args:
-        name: `resnet{6n+2}`, `plain{6n+2}` or `resnet{9n+2}_bottleneck` (section 4.2), any n.
+        name: `resnet{6n+2}`, `plain{6n+2}` or `resnet{9n+2}_bottleneck` (section 4.2), up to 2,000 layers.
         pretrained: with the weights that come with the package (trained on CIFAR-10, stored in half
             precision), in evaluation mode; its `config` tells normalisation and class names. See
             `list_pretrained`. No network is needed.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
+from .files import read_bounded
 from .models.names import parse_name, resolve_shortcut
 
 INFINITY = math.inf
@@ -33,6 +34,7 @@ OTHER_NAMES = {
     "amp": "precision",
     "model": "network",
 }
+MAX_FILE = 2**20  # bytes; a recipe takes about one thousand
 S = typing.TypeVar("S", bound="_Section")
 
 
@@ -207,7 +209,7 @@ def load_recipe(path: Path, network: str | None = None) -> Recipe:
         UsageError: the file is missing, is not JSON or TOML, or holds what no recipe has.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bounded(path, MAX_FILE).decode()
         values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"cannot read the recipe {path}: {error}") from error

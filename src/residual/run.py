@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from ._version import __version__
 from .errors import RunError
-from .files import found, is_abandoned, write_json, write_text
+from .files import found, is_abandoned, read_bounded, write_json, write_text
 from .recipe import Recipe, load_recipe
 
 # what is read of a run's files, and its type
@@ -39,6 +39,7 @@ ENVIRONMENT: Kinds = {
     "resumed": list,
 }
 NESTED: Mapping[str, Kinds] = {"hardware": {"device": str, "threads": int}, "versions": {"torch": str}}
+MAX_FILE = 2**24  # bytes of a file other than the metrics
 MOST_THREADS = 4096  # above: a damaged number, which must not be tried
 COPY = "put a copy back, or train anew"
 
@@ -225,7 +226,7 @@ def _as_run_errors(path: Path) -> Iterator[None]:
 
 def _read_object(path: Path, kinds: Kinds, hint: str) -> dict[str, Any]:
     with _as_run_errors(path):
-        text = path.read_text(encoding="utf-8")
+        text = read_bounded(path, MAX_FILE).decode()
     return _object(text, kinds, str(path), hint)
 
 

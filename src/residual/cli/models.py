@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from ..models.names import list_models, parse_name, resolve_shortcut
+from ..recipe import DATASETS
 from ..recipes import RECIPES, get_recipe
-from .output import Json, in_millions, print_json, print_line
+from .output import Json, in_millions, print_json, print_line, program
 
 Shortcut = Annotated[str | None, typer.Option(help="A, B or C; by default A.")]
 
@@ -94,11 +95,24 @@ def import_(
     output: Annotated[Path, typer.Option(help="The model folder to make.")],
     mean: Annotated[tuple[float, float, float] | None, typer.Option(help="R G B, 0..1 scale.")] = None,
     std: Annotated[tuple[float, float, float] | None, typer.Option(help="R G B, 0..1 scale.")] = None,
+    zeros: Annotated[
+        str | None, typer.Option(help="Where option A's zeros are: 'both' sides (akamaster) or 'last'.")
+    ] = None,
 ) -> None:
     """Turn another project's checkpoint into a model folder."""
     parse_name(model)
     from .. import importing
 
-    config = importing.import_checkpoint(file, model=model, output=output, mean=mean, std=std)
+    config = importing.import_checkpoint(file, model=model, output=output, mean=mean, std=std, zeros=zeros)
     print_line(f"{config.network} from {config.recipe}: {output}")
-    print_line(f"next: residual evaluate {output}")
+    if zeros is None and config.shortcut == "A":
+        both = importing.default_zeros(config.recipe) == "both"
+        where = "on both sides, as akamaster pads them" if both else "behind the other channels"
+        other = "last" if both else "both"
+        print_line(f"option A's zeros: assumed to be {where}; the keys cannot tell; else --zeros {other}")
+    if config.data in DATASETS:
+        print_line(f"next: {program()} evaluate {output}")
+    else:
+        print_line(
+            f"no data set here has {len(config.class_names)} classes; in Python: load_model('{output}')"
+        )

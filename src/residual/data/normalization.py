@@ -58,11 +58,14 @@ class Normalization:
         """Read back what `as_dict` gave.
 
         Raises:
-            ValueError: the mean is neither [H, W, 3] nor [3], or the deviation is not [3].
+            ValueError: the mean is neither [H, W, 3] nor [3], the deviation is not [3] or not above 0, or
+                a value is not finite.
         """
         found = cls(torch.tensor(values["mean"]).float(), torch.tensor(values["std"]).float())
         if found.mean.shape[-1:] != (3,) or found.mean.dim() not in (1, 3) or found.std.shape != (3,):
             raise ValueError("the normalisation has a wrong shape")
+        if not (found.mean.isfinite().all() and found.std.isfinite().all() and (found.std > 0).all()):
+            raise ValueError("the normalisation is not finite, or its deviation is not above 0")
         return found
 
 

@@ -15,6 +15,8 @@ PAPER_NETWORKS = (
     "resnet47_bottleneck",
 )
 IMAGENET_DEPTHS = (18, 34, 50, 101, 152)
+MAX_LAYERS = 2000  # far beyond the paper's 1202, and still built in seconds
+MAX_CLASSES = 100_000  # for both, a name or a damaged file may ask for anything
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ def parse_name(name: str) -> NetworkName:
         near = difflib.get_close_matches(name, PAPER_NETWORKS, n=2) or ["resnet20", "plain20"]
         raise UsageError(f"unknown network '{name}': {_NAMES}; nearest: {', '.join(near)}")
     parsed = NetworkName(match[1], int(match[2]), match[3] is not None)
+    if parsed.layers > MAX_LAYERS:
+        raise UsageError(f"'{name}' has more than {MAX_LAYERS:,} layers: choose a depth up to that")
     near = _nearest(parsed)
     if parsed.layers in IMAGENET_DEPTHS and not parsed.bottleneck:
         raise UsageError(
