@@ -288,10 +288,11 @@ def test_applying_leaves_the_pictures_as_they_are():
 
 
 floats = st.floats(0, 255, width=32, allow_subnormal=False)
+positive = st.floats(0, 255, width=32, allow_subnormal=False, exclude_min=True)
 
 
 @slow
-@given(arrays.arrays(np.float32, (3, 2, 3), elements=floats), arrays.arrays(np.float32, 3, elements=floats))
+@given(arrays.arrays(np.float32, (3, 2, 3), elements=floats), arrays.arrays(np.float32, 3, elements=positive))
 def test_json_gives_back_the_same_bits(mean, std):
     normalization = Normalization(torch.from_numpy(mean), torch.from_numpy(std))
     found = Normalization.from_dict(json.loads(json.dumps(normalization.as_dict())))

@@ -117,7 +117,7 @@ def test_bench_knows_what_it_measures(cli):
 
 
 def test_no_rounds_are_refused_before_anything_is_measured(cli, monkeypatch):
-    monkeypatch.setattr("residual.cli.run_suites", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("residual.bench.suite.run_suites", lambda *_: pytest.fail("measured"))
     code, _, err = cli("bench", "train", "--repeats", "0")
     assert code == 2
     assert "repeats" in err
@@ -125,7 +125,7 @@ def test_no_rounds_are_refused_before_anything_is_measured(cli, monkeypatch):
 
 def test_commands_start_where_there_is_no_module_resource():
     """As on Windows."""
-    code = "import sys; sys.modules['resource'] = None; import residual.cli, residual.bench.contest as c"
+    code = "import sys; sys.modules['resource'] = None; import residual.cli.main, residual.bench.contest as c"
     subprocess.run([sys.executable, "-c", f"{code}; assert c._peak_mib() > 10"], check=True)
 
 

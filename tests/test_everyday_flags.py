@@ -50,7 +50,8 @@ def test_several_seeds_as_json_with_each_ones_progress(tmp_path):
     for folder in tmp_path.iterdir():
         (folder / "result.json").unlink()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("test error ")
+    assert f"{tmp_path / 'resnet8-seed1'}: done" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("test error ")
     for seed in range(2):
         assert f"resnet8-seed{seed}: run folder" in done.stderr
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import residual
 from residual import checkpoint, importing, model_folder, recipe
 from residual.checkpoint import load_checkpoint, load_pickle, save_checkpoint
+from residual.data.normalization import Normalization
 from residual.errors import CheckpointError, UsageError
 from residual.files import read_bounded
 from residual.model_folder import ModelConfig, load_model, save_model
@@ -28,7 +29,7 @@ needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX"
 @pytest.fixture
 def model(tmp_path):
     """A model folder, to be damaged."""
-    normalization = residual.data.Normalization.of_channels([0.5] * 3, [0.25] * 3)
+    normalization = Normalization.of_channels([0.5] * 3, [0.25] * 3)
     names = tuple(f"class {label}" for label in range(10))
     config = ModelConfig("resnet8", "A", names, normalization, (3, 32, 32), "cifar10", "demo")
     save_model(tmp_path / "model", residual.create_model("resnet8"), config, "a card")

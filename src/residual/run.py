@@ -205,7 +205,7 @@ def _sweep_unfinished(path: Path) -> None:
 def _delete_unfinished(folder: Path) -> None:
     """Delete a run folder that was not finished; one that holds anything else was not made here."""
     known = {"recipe.json", "environment.json"}
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # ValueError: a NUL in its name
         files = list(folder.iterdir())
         if all(file.name in known or re.fullmatch(r"\..*\.tmp", file.name) for file in files):
             for file in files:

@@ -144,8 +144,9 @@ def _resume(
     **where: Any,
 ) -> "Result":
     """Resume a run; what else is given on the command line must agree with its recipe."""
-    if output is not None or epochs is not None:
-        raise UsageError("--resume keeps the run's own folder and length: leave --output and --epochs out")
+    for option, given in (("--output", output), ("--epochs", epochs)):
+        if given is not None:
+            raise UsageError(f"--resume keeps the run's own folder and length: leave {option} out")
     own = Run.open(path).recipe
     expected = get_recipe(recipe, model or own.network) if recipe else own
     if model is not None and model != own.network:
