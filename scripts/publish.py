@@ -5,7 +5,7 @@ from pathlib import Path
 
 from residual.errors import ResidualError
 from residual.reproduce.publish import publish
-from residual.run import Run
+from residual.training.run_folder import Run
 
 if len(sys.argv) not in (2, 3):
     sys.exit(__doc__)

@@ -15,7 +15,7 @@ from residual.data.dataset import Split, hold_out
 from residual.data.load import load_dataset
 from residual.data.normalization import Normalization
 from residual.errors import UsageError
-from residual.recipe import Augment
+from residual.recipes.schema import Augment
 
 PLAIN = Augment(padding=0, flip=False)
 NOTHING = Normalization(torch.zeros(3), torch.ones(3))

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from residual import report
-from residual.bench import baseline, ceilings, contest, ours
+from residual.bench import baseline, contest, ours
+from residual.bench import roofline as ceilings
 from residual.bench.contest import Outcome, Spread, compare
-from residual.bench.suite import summary
+from residual.bench.suites import summary
+from residual.reproduce import pages as report
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -117,7 +118,7 @@ def test_bench_knows_what_it_measures(cli):
 
 
 def test_no_rounds_are_refused_before_anything_is_measured(cli, monkeypatch):
-    monkeypatch.setattr("residual.bench.suite.run_suites", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("residual.bench.suites.run_suites", lambda *_: pytest.fail("measured"))
     code, _, err = cli("bench", "train", "--repeats", "0")
     assert code == 2
     assert "repeats" in err

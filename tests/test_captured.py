@@ -5,13 +5,13 @@ import torch
 
 import residual
 from residual import get_recipe
-from residual.captured import DeviceSteps
 from residual.data.batches import TrainBatches
 from residual.data.load import load_dataset
 from residual.data.normalization import Normalization
 from residual.errors import NonFiniteLossError
-from residual.run import Run
-from residual.trainer import Trainer
+from residual.training.cuda_graph import DeviceSteps
+from residual.training.run_folder import Run
+from residual.training.trainer import Trainer
 
 SETTINGS = {"iterations": 24, "batch_size": 32, "log_every": 5, "checkpoint_every": 7, "curve": "none"}
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -49,7 +49,7 @@ def test_steps_by_tables_compute_what_the_eager_ones_do(tmp_path, monkeypatch, w
         }
     residual.train(small(**changes), output=tmp_path / "eager", device="cpu")
     request.getfixturevalue("by_tables")
-    monkeypatch.setattr("residual.trainer.STRETCH", 3)  # shorter than a log period: tables are refilled
+    monkeypatch.setattr("residual.training.trainer.STRETCH", 3)  # tables are refilled
     residual.train(small(**changes), output=tmp_path / "tables", device="cpu")
     eager, tables = Run.open(tmp_path / "eager"), Run.open(tmp_path / "tables")
     assert eager.result["warmup_end"] == tables.result["warmup_end"]

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import residual
-from residual.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from residual.errors import CheckpointError
-from residual.model_folder import portable_state, save_model
+from residual.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from residual.zoo.model_folder import portable_state, save_model
 
 
 def test_a_new_checkpoint_takes_the_place_of_the_old(tmp_path):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import residual
-from residual.run import Run
+from residual.training.run_folder import Run
 
 TRAIN = [
     "train",

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 import residual
-from residual import cpu_time
-from residual.cpu_time import CpuMeter
+from residual.runtime import cpu_time
+from residual.runtime.cpu_time import CpuMeter
 
 BUSY = "import sys; print(flush=True)\nwhile True: pass"
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import residual
-from residual.device import available_devices, resolve_device, resolve_precision
 from residual.errors import UsageError
-from residual.run import Run
+from residual.runtime.device import available_devices, resolve_device, resolve_precision
+from residual.training.run_folder import Run
 
 # 2^24 numbers of which each product is denormal, shared among all threads of the pool
 PRODUCT = "print(int((torch.full((1 << 24,), 1e-30) * 1e-10).count_nonzero()), torch.get_num_threads())"
@@ -78,14 +78,14 @@ def test_a_resume_keeps_the_precision_that_the_run_began_with(tmp_path, monkeypa
     recipe = residual.get_recipe("demo", "resnet8").replace({"iterations": 6, "precision": "auto"})
     for first, then in (("bfloat16", []), ("float32", ["avx512_bf16"])):
         run, before = tmp_path / first, [] if then else ["avx512_bf16"]
-        monkeypatch.setattr("residual.device.cpu_abilities", lambda found=before: found)
+        monkeypatch.setattr("residual.runtime.device.cpu_abilities", lambda found=before: found)
         residual.train(recipe, output=run)
         assert Run.open(run).environment["precision"] == first
         assert Run.open(run).recipe.precision == "auto"
         weights = (run / "model/model.safetensors").read_bytes()
         (run / "result.json").unlink()
         shutil.rmtree(run / "checkpoints")
-        monkeypatch.setattr("residual.device.cpu_abilities", lambda found=then: found)
+        monkeypatch.setattr("residual.runtime.device.cpu_abilities", lambda found=then: found)
         residual.resume(run)
         assert (run / "model/model.safetensors").read_bytes() == weights
 

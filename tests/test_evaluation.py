@@ -7,7 +7,7 @@ import residual
 from residual.data.load import load_dataset
 from residual.data.normalization import Normalization
 from residual.errors import CheckpointError
-from residual.evaluation import BATCH_SIZE, evaluate_split, score
+from residual.evaluation.classification import BATCH_SIZE, evaluate_split, score
 
 
 def test_figures_of_known_scores():

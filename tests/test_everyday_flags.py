@@ -8,8 +8,8 @@ import pytest
 
 import residual
 from residual.data import cifar
-from residual.pretrained import find_model
-from residual.run import Run
+from residual.training.run_folder import Run
+from residual.zoo.pretrained import find_model
 
 SHORT = ("train", "resnet8", "--data", "digits", "--json")
 

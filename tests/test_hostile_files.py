@@ -14,14 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import residual
-from residual import checkpoint, importing, model_folder, recipe
-from residual.checkpoint import load_checkpoint, load_pickle, save_checkpoint
 from residual.data.normalization import Normalization
 from residual.errors import CheckpointError, UsageError
-from residual.files import read_bounded
-from residual.model_folder import ModelConfig, load_model, save_model
 from residual.models.names import MAX_CLASSES, parse_name
-from residual.recipe import load_recipe
+from residual.recipes import schema as recipe
+from residual.recipes.schema import load_recipe
+from residual.runtime.files import read_bounded
+from residual.training import checkpoint
+from residual.training.checkpoint import load_checkpoint, load_pickle, save_checkpoint
+from residual.zoo import importing, model_folder
+from residual.zoo.model_folder import ModelConfig, load_model, save_model
 
 needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
 

@@ -11,14 +11,15 @@ from functools import partial
 import pytest
 
 import residual
-from residual import experiment, signals
-from residual.checkpoint import find_checkpoint, load_checkpoint
 from residual.cli import main as command_line
 from residual.data import cifar
 from residual.errors import InterruptedRunError
-from residual.run import Run
-from residual.signals import Interrupted, stop_signals
-from residual.trainer import Trainer
+from residual.runtime import signals
+from residual.runtime.signals import Interrupted, stop_signals
+from residual.training import experiment
+from residual.training.checkpoint import find_checkpoint, load_checkpoint
+from residual.training.run_folder import Run
+from residual.training.trainer import Trainer
 
 SIGNALS = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 TINY = {"iterations": 3, "batch_size": 16, "log_every": 2, "checkpoint_every": 2, "curve": "none"}
@@ -200,7 +201,7 @@ def test_run_folders_that_were_never_finished_are_swept(tmp_path):
 
 
 def test_a_run_folder_that_is_interrupted_in_the_making_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("residual.run.write_json", partial(interrupt, signal.SIGTERM))
+    monkeypatch.setattr("residual.training.run_folder.write_json", partial(interrupt, signal.SIGTERM))
     with contextlib.suppress(Interrupted), stop_signals.handled():
         Run.create(tmp_path / "run", tiny(), {})
     assert list(tmp_path.iterdir()) == []

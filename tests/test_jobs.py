@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import residual
-from residual.checkpoint import find_checkpoint, load_checkpoint
 from residual.errors import DataError, InterruptedRunError
-from residual.jobs import Job, run_jobs
-from residual.run import Run
+from residual.training.checkpoint import find_checkpoint, load_checkpoint
+from residual.training.jobs import Job, run_jobs
+from residual.training.run_folder import Run
 
 
 def recipe(**changes):

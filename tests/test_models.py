@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from residual import create_model, list_models
 from residual.errors import UsageError
-from residual.models.counting import complexity
+from residual.models.complexity import complexity
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "complexity.json").read_text())["networks"]
 

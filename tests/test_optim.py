@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from residual import create_model
-from residual.optim import Guard, Muon, make_optimizer, orthogonalize
-from residual.recipe import Optimizer
+from residual.recipes.schema import Optimizer
+from residual.training.optim import Guard, Muon, make_optimizer, orthogonalize
 
 
 def seeded(seed=0):

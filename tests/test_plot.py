@@ -4,8 +4,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import residual
-from residual import plot
-from residual.run import Run
+from residual.training import curves as plot
+from residual.training.run_folder import Run
 
 
 def run(tmp_path, name, **changes):

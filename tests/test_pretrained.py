@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import residual
-from residual import pretrained
 from residual.errors import RunError, UsageError
-from residual.recipe import from_dict
-from residual.recipes import get_recipe, recipe_label
+from residual.recipes.catalog import get_recipe, recipe_label
+from residual.recipes.schema import from_dict
 from residual.reproduce import publish as publishing
 from residual.reproduce.publish import publish
-from residual.run import Run
+from residual.training.run_folder import Run
+from residual.zoo import pretrained
 
 NAMES = residual.list_pretrained()
 

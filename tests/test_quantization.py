@@ -9,8 +9,8 @@ import torch
 import residual
 from residual.data.load import load_dataset
 from residual.errors import UsageError
-from residual.evaluation import evaluate_split
-from residual.quantization import Int8Network, quantize
+from residual.evaluation.classification import evaluate_split
+from residual.exporters.int8 import Int8Network, quantize
 
 onnx = pytest.importorskip("onnx", reason="needs the extra int8")
 pytest.importorskip("onnxruntime", reason="needs the extra int8")

@@ -9,9 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from residual.errors import UsageError
-from residual.optim import learning_rate
-from residual.recipe import Optimizer, Recipe, Schedule, differences, from_dict, load_recipe, parse_overrides
-from residual.recipes import RECIPES, get_recipe, recipe_label
+from residual.recipes.catalog import RECIPES, get_recipe, recipe_label
+from residual.recipes.schema import (
+    Optimizer,
+    Recipe,
+    Schedule,
+    differences,
+    from_dict,
+    load_recipe,
+    parse_overrides,
+)
+from residual.training.optim import learning_rate
 
 NETWORKS = ("resnet20", "plain56", "resnet110", "resnet47_bottleneck")
 EVERY = [(name, network) for name in RECIPES for network in NETWORKS]

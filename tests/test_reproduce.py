@@ -8,16 +8,16 @@ import pytest
 import torch
 
 import residual
-from residual import report
 from residual.errors import RunError, UsageError
-from residual.recipe import from_dict
-from residual.recipes import get_recipe, recipe_label
+from residual.recipes.catalog import get_recipe, recipe_label
+from residual.recipes.schema import from_dict
+from residual.reproduce import pages as report
 from residual.reproduce.campaign import reproduce
 from residual.reproduce.page import results_page, trained_alike
 from residual.reproduce.plan import Budget, plan
 from residual.reproduce.responses import layer_responses
 from residual.reproduce.results import load_results, result_path, save_result
-from residual.run import Run
+from residual.training.run_folder import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 STORED = ROOT / "results" / "cifar10"

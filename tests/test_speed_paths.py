@@ -6,11 +6,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import residual
-from residual.device import autocast
 from residual.models import fused
-from residual.optim import Guard, make_optimizer
-from residual.recipe import Optimizer
-from residual.step import train_step
+from residual.recipes.schema import Optimizer
+from residual.runtime.device import autocast
+from residual.training.optim import Guard, make_optimizer
+from residual.training.step import train_step
 
 CPU = torch.device("cpu")
 NAMES = ["resnet8", "plain8", "resnet11_bottleneck"]

@@ -6,23 +6,8 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "residual"
 # A module may import from those to its left and from its own package.
 ORDER = (
-    *(
-        "_version",
-        "errors",
-        "files",
-        "cpu_time",
-        "signals",
-        "streams",
-        "models",
-        "recipe",
-        "recipes",
-        "data",
-        "device",
-    ),
-    *("metrics", "optim"),
-    *("evaluation", "quantization", "checkpoint", "model_folder", "pretrained", "run", "progress", "plot"),
-    *("step", "captured", "trainer", "importing", "experiment", "jobs", "bench", "reproduce", "report"),
-    *("cli", "__init__", "__main__"),
+    *("_version", "errors", "runtime", "models", "recipes", "data", "zoo", "exporters", "evaluation"),
+    *("training", "reproduce", "bench", "cli", "__init__", "__main__"),
 )
 
 

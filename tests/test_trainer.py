@@ -12,22 +12,23 @@ import pytest
 import torch
 
 import residual
-from residual import experiment, get_recipe
-from residual.checkpoint import find_checkpoint, find_checkpoints, load_checkpoint
+from residual import get_recipe
 from residual.data.batches import TrainBatches
 from residual.data.load import load_dataset
 from residual.data.normalization import Normalization
-from residual.device import cpu_threads
 from residual.errors import CheckpointError, InterruptedRunError, NonFiniteLossError, RunError
-from residual.evaluation import Evaluation
-from residual.files import write_atomically
-from residual.metrics import Window
-from residual.optim import Guard, make_optimizer
-from residual.recipe import Augment, Optimizer
-from residual.recipes import recipe_label
-from residual.run import Run
-from residual.step import train_step
-from residual.trainer import Trainer
+from residual.evaluation.classification import Evaluation
+from residual.recipes.catalog import recipe_label
+from residual.recipes.schema import Augment, Optimizer
+from residual.runtime.device import cpu_threads
+from residual.runtime.files import write_atomically
+from residual.training import experiment
+from residual.training.checkpoint import find_checkpoint, find_checkpoints, load_checkpoint
+from residual.training.metrics import Window
+from residual.training.optim import Guard, make_optimizer
+from residual.training.run_folder import Run
+from residual.training.step import train_step
+from residual.training.trainer import Trainer
 
 SMALL = {"iterations": 24, "batch_size": 32, "log_every": 5, "checkpoint_every": 7, "evaluate_every": 12}
 
@@ -106,8 +107,8 @@ def test_a_resume_of_a_resume_is_exact(tmp_path, stop_at):
 KILLED = """
 import json, os, signal, sys
 import residual
-from residual.recipe import from_dict
-from residual.trainer import Trainer
+from residual.recipes.schema import from_dict
+from residual.training.trainer import Trainer
 real = Trainer.train_one
 def train_one(self):
     real(self)
@@ -309,8 +310,8 @@ def test_a_model_folder_that_cannot_be_written_is_written_by_the_resume(
             raise OSError(28, "No space left on device")
         return write_atomically(path, *arguments)
 
-    monkeypatch.setattr("residual.model_folder.write_atomically", write)
-    monkeypatch.setattr("residual.files.write_atomically", write)
+    monkeypatch.setattr("residual.zoo.model_folder.write_atomically", write)
+    monkeypatch.setattr("residual.runtime.files.write_atomically", write)
     if fails_at == "a file in its place":
         (stopped / "model").write_text("")
     with pytest.raises(RunError, match=r"cannot write the model folder .*residual train --resume"):

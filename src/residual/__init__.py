@@ -14,31 +14,31 @@ if TYPE_CHECKING:
     from .data.dataset import Dataset, Split
     from .data.load import load_dataset
     from .errors import ResidualError
-    from .evaluation import Evaluation
-    from .experiment import Result, evaluate, resume, train
-    from .importing import import_checkpoint
-    from .model_folder import ModelConfig, load_model
-    from .models.counting import complexity
-    from .models.folding import optimize_for_inference
+    from .evaluation.classification import Evaluation
+    from .models.complexity import complexity
+    from .models.fold import optimize_for_inference
     from .models.names import list_models
-    from .pretrained import create_model, list_pretrained
-    from .recipe import Recipe
-    from .recipes import get_recipe
+    from .recipes.catalog import get_recipe
+    from .recipes.schema import Recipe
+    from .training.experiment import Result, evaluate, resume, train
+    from .zoo.importing import import_checkpoint
+    from .zoo.model_folder import ModelConfig, load_model
+    from .zoo.pretrained import create_model, list_pretrained
 
 _WHERE = {
     **dict.fromkeys(("Dataset", "Split"), "data.dataset"),
     "load_dataset": "data.load",
     "ResidualError": "errors",
-    "Evaluation": "evaluation",
-    **dict.fromkeys(("Result", "evaluate", "resume", "train"), "experiment"),
-    "import_checkpoint": "importing",
-    **dict.fromkeys(("ModelConfig", "load_model"), "model_folder"),
-    "complexity": "models.counting",
-    "optimize_for_inference": "models.folding",
+    "Evaluation": "evaluation.classification",
+    **dict.fromkeys(("Result", "evaluate", "resume", "train"), "training.experiment"),
+    "import_checkpoint": "zoo.importing",
+    **dict.fromkeys(("ModelConfig", "load_model"), "zoo.model_folder"),
+    "complexity": "models.complexity",
+    "optimize_for_inference": "models.fold",
     "list_models": "models.names",
-    **dict.fromkeys(("create_model", "list_pretrained"), "pretrained"),
-    "Recipe": "recipe",
-    "get_recipe": "recipes",
+    **dict.fromkeys(("create_model", "list_pretrained"), "zoo.pretrained"),
+    "Recipe": "recipes.schema",
+    "get_recipe": "recipes.catalog",
 }
 
 __all__ = [
@@ -69,7 +69,7 @@ def __getattr__(name: str) -> Any:
     """Load a public name from its module at its first use."""
     if name not in _WHERE:
         raise AttributeError(f"module 'residual' has no attribute '{name}'")
-    importlib.import_module(".device", __name__)  # first of all, for its flag: see `flush_denormals`
+    importlib.import_module(".runtime.device", __name__)  # first of all, for its flag: see `flush_denormals`
     value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
     globals()[name] = value
     return value
@@ -80,4 +80,4 @@ def __dir__() -> list[str]:
 
 
 if "torch" in sys.modules:
-    importlib.import_module(".device", __name__)
+    importlib.import_module(".runtime.device", __name__)

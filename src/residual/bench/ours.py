@@ -9,20 +9,20 @@ import torch
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 
-from .. import device as devices
 from ..data.batches import TrainBatches
 from ..data.dataset import Split
 from ..data.normalization import Normalization
+from ..exporters.int8 import quantize
 from ..models.build import create_model
-from ..models.folding import optimize_for_inference
-from ..optim import Guard, make_optimizer
-from ..progress import Reporter
-from ..quantization import quantize
-from ..recipe import Augment, Optimizer, Recipe
-from ..recipes import get_recipe
-from ..run import Run
-from ..step import train_step
-from ..trainer import Trainer
+from ..models.fold import optimize_for_inference
+from ..recipes.catalog import get_recipe
+from ..recipes.schema import Augment, Optimizer, Recipe
+from ..runtime import device as devices
+from ..runtime.progress import Reporter
+from ..training.optim import Guard, make_optimizer
+from ..training.run_folder import Run
+from ..training.step import train_step
+from ..training.trainer import Trainer
 
 
 def batches(batch_size: int) -> Iterator[None]:

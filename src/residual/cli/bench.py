@@ -7,7 +7,7 @@ import typer
 
 from ..bench import SUITE_NAMES
 from ..errors import UsageError
-from ..files import write_json
+from ..runtime.files import write_json
 from .output import Device, Json, print_json, print_line
 
 
@@ -29,9 +29,9 @@ def bench(
     """Measure speed beside a baseline and the machine's ceilings, all in one run."""
     if what not in (*SUITE_NAMES, "all"):
         raise UsageError(f"nothing to measure called '{what}': take {', '.join(SUITE_NAMES)} or all")
-    from ..bench.suite import run_suites, summary
-    from ..device import describe, resolve_device
-    from ..run import environment_facts, without_paths
+    from ..bench.suites import run_suites, summary
+    from ..runtime.device import describe, resolve_device
+    from ..training.run_folder import environment_facts, without_paths
 
     where = resolve_device("cpu" if what in ("fitted", "data", "infer") else device)
     records = run_suites(what, models or [], where, repeats)

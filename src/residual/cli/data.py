@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError
-from ..recipe import DATASETS
+from ..recipes.schema import DATASETS
 from .output import DataDir, Json, print_json, print_line
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..recipe import DATASETS
+from ..recipes.schema import DATASETS
 from .output import DataDir, Device, Json, print_json, print_line
 
 if TYPE_CHECKING:
-    from ..evaluation import Evaluation
+    from ..evaluation.classification import Evaluation
 
 LARGEST_MATRIX = 20  # a matrix of a hundred columns fits no terminal
 
@@ -31,12 +31,12 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on the test set: error, top-5, loss, per-class error, confusion matrix."""
-    from ..pretrained import find_model
+    from ..zoo.pretrained import find_model
 
     folder = find_model(model)
-    from .. import experiment
-    from ..device import describe, resolve_device, short_name
-    from ..model_folder import load_model
+    from ..runtime.device import describe, resolve_device, short_name
+    from ..training import experiment
+    from ..zoo.model_folder import load_model
 
     network = load_model(folder)
     found = experiment.evaluate(

@@ -8,8 +8,8 @@ import typer
 
 from .._version import __version__
 from ..errors import OutputError, ResidualError, UsageError
-from ..signals import Interrupted, stop_signals
-from ..streams import unfailing_streams
+from ..runtime.signals import Interrupted, stop_signals
+from ..runtime.streams import unfailing_streams
 from . import bench, data, evaluate, models, reproduce, train
 from .output import print_line
 

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from ..models.names import list_models, parse_name, resolve_shortcut
-from ..recipe import DATASETS
-from ..recipes import RECIPES, get_recipe
+from ..recipes.catalog import RECIPES, get_recipe
+from ..recipes.schema import DATASETS
 from .output import Json, in_millions, print_json, print_line, program
 
 Shortcut = Annotated[str | None, typer.Option(help="A, B or C; by default A.")]
@@ -31,7 +31,7 @@ def models(
     if pretrained:
         _print_pretrained(pattern, as_json)
         return
-    from ..models.counting import complexity
+    from ..models.complexity import complexity
 
     costs = [complexity(name) for name in list_models(pattern)]
     if as_json:
@@ -44,7 +44,7 @@ def models(
 
 
 def _print_pretrained(pattern: str, as_json: bool) -> None:
-    from ..pretrained import list_pretrained, measured
+    from ..zoo.pretrained import list_pretrained, measured
 
     facts = {name: measured(name) for name in list_pretrained(pattern)}
     if as_json:
@@ -63,7 +63,7 @@ def info(
     """Print a network's layers, parameters, multiply-adds and output sizes."""
     parse_name(model)
     resolve_shortcut(model, shortcut)
-    from ..models.counting import complexity
+    from ..models.complexity import complexity
 
     cost = complexity(model, shortcut=shortcut)
     if as_json:
@@ -101,7 +101,7 @@ def import_(
 ) -> None:
     """Turn another project's checkpoint into a model folder."""
     parse_name(model)
-    from .. import importing
+    from ..zoo import importing
 
     config = importing.import_checkpoint(file, model=model, output=output, mean=mean, std=std, zeros=zeros)
     print_line(f"{config.network} from {config.recipe}: {output}")

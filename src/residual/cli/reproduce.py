@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from ..recipe import parse_overrides
-from ..recipes import CIFAR_RECIPES
+from ..recipes.catalog import CIFAR_RECIPES
+from ..recipes.schema import parse_overrides
 from ..reproduce.plan import TARGETS, Budget, plan
 from .output import DataDir, Device, Override, print_line
 
@@ -54,7 +54,7 @@ def report(
     output: Annotated[Path, typer.Option(help="The folder of the pages.")] = Path("docs"),
 ) -> None:
     """Make the pages of figures in `docs/` from the files in `results/` alone."""
-    from ..report import write_pages
+    from ..reproduce.pages import write_pages
 
     for path in write_pages(results, output):
         print_line(str(path))
@@ -67,12 +67,12 @@ def plot(
     ] = None,
 ) -> None:
     """Draw error against iterations, as Figure 6 does; several runs go into one picture."""
-    from ..run import Run
+    from ..training.run_folder import Run
 
     opened = [Run.open(path) for path in runs]
     if output is None and len(opened) > 1:
         raise UsageError("several runs in one picture: say where with --output FILE.png")
-    from ..plot import plot_runs
+    from ..training.curves import plot_runs
 
     path = output or opened[0].curves
     plot_runs(opened, path)

@@ -8,13 +8,13 @@ import typer
 
 from ..errors import UsageError
 from ..models.names import parse_name
-from ..recipe import DATASETS, Recipe, parse_overrides
-from ..recipes import RECIPES, get_recipe
-from ..run import Run
+from ..recipes.catalog import RECIPES, get_recipe
+from ..recipes.schema import DATASETS, Recipe, parse_overrides
+from ..training.run_folder import Run
 from .output import DataDir, Device, Json, Override, print_json, print_line, program
 
 if TYPE_CHECKING:
-    from ..experiment import Result
+    from ..training.experiment import Result
 
 DEFAULT_RECIPES = {"cifar10": "paper", "cifar100": "paper", "digits": "demo"}
 
@@ -90,7 +90,7 @@ def train(
 
 
 def _train(recipe: Recipe, output: Path | None, **where: Any) -> "Result":
-    from .. import experiment
+    from ..training import experiment
 
     return experiment.train(recipe, output=output, **where)
 
@@ -113,8 +113,8 @@ def _train_seeds(
     """Train a recipe with several seeds; runs that are there already are finished or left as they are."""
     if output is None:
         raise UsageError("--seeds N needs --output FOLDER, which gets a run folder for each seed")
-    from ..experiment import Result
-    from ..jobs import Job, outcome, run_jobs
+    from ..training.experiment import Result
+    from ..training.jobs import Job, outcome, run_jobs
 
     planned = [Job(recipe.replace({"seed": n}), output / f"{recipe.network}-seed{n}") for n in range(seeds)]
 
@@ -152,7 +152,7 @@ def _resume(
     if model is not None and model != own.network:
         changes = {**changes, "network": model}
     expected = expected.replace(changes)
-    from .. import experiment
+    from ..training import experiment
 
     return experiment.resume(path, recipe=expected, **where)
 

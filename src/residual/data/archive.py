@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import DataError
-from ..files import is_abandoned
-from ..streams import standard_error
+from ..runtime.files import is_abandoned
+from ..runtime.streams import standard_error
 
 CHUNK = 1 << 20
 TIMEOUT_SECONDS = 30

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..recipe import Augment
+from ..recipes.schema import Augment
 from .dataset import Split
 from .normalization import Normalization
 

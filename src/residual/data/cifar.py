@@ -14,7 +14,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..files import write_json
+from ..runtime.files import write_json
 from . import python_release
 from .archive import check_md5, download, extract, md5_of
 from .dataset import Dataset, Split

@@ -5,7 +5,7 @@ residual train resnet20 --data digits                 under 2 % test error
 """
 
 from ..models.names import parse_name
-from ..recipe import Augment, Optimizer, Recipe, Schedule
+from .schema import Augment, Optimizer, Recipe, Schedule
 
 
 def paper(network: str) -> Recipe:

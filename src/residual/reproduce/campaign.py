@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import ResidualError, RunError
-from ..jobs import STOPPED, Job, outcome, run_jobs
-from ..recipe import Recipe
-from ..run import Run
+from ..recipes.schema import Recipe
+from ..training.jobs import STOPPED, Job, outcome, run_jobs
+from ..training.run_folder import Run
 from .plan import Budget
 from .results import result_path, save_result
 

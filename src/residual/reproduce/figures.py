@@ -7,8 +7,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..files import write_atomically
-from ..plot import COLOURS, in_thousands, style
+from ..runtime.files import write_atomically
+from ..training.curves import COLOURS, in_thousands, style
 
 Result = dict[str, Any]
 

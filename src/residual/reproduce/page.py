@@ -5,11 +5,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..device import short_name
-from ..models.counting import complexity
+from ..models.complexity import complexity
 from ..models.names import parse_name
-from ..recipes import CIFAR_RECIPES
-from ..run import short_commit
+from ..recipes.catalog import CIFAR_RECIPES
+from ..runtime.device import short_name
+from ..training.run_folder import short_commit
 from .plan import TARGETS
 
 Result = dict[str, Any]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from ..errors import UsageError
 from ..models.names import parse_name
-from ..recipe import Recipe
-from ..recipes import CIFAR_RECIPES, get_recipe
+from ..recipes.catalog import CIFAR_RECIPES, get_recipe
+from ..recipes.schema import Recipe
 
 FIGURE_6_STEPS = (
     2000  # where the whole schedule is out of reach, its beginning shows plain and residual nets part
@@ -74,7 +74,7 @@ def plan(target: str, recipe: str, networks: Sequence[str] = (), seeds: int | No
     changes = {"curve": "test"} | ({"stop_after": wanted.stop_after} if wanted.stop_after else {})
     for network in networks:
         parse_name(network)
-    from ..models.counting import complexity  # loads torch, which a refusal need not wait for
+    from ..models.complexity import complexity  # loads torch, which a refusal need not wait for
 
     chosen = sorted(networks or wanted.networks, key=lambda name: complexity(name).multiply_adds)
     return [

@@ -6,13 +6,13 @@ from tempfile import TemporaryDirectory
 import torch
 
 from ..errors import RunError
-from ..experiment import evaluate
-from ..files import write_json, write_text
-from ..model_folder import load_model, model_card, save_model
-from ..models.counting import complexity
-from ..pretrained import MEASURED, WEIGHTS
-from ..recipes import CIFAR_RECIPES, recipe_label
-from ..run import Run
+from ..models.complexity import complexity
+from ..recipes.catalog import CIFAR_RECIPES, recipe_label
+from ..runtime.files import write_json, write_text
+from ..training.experiment import evaluate
+from ..training.run_folder import Run
+from ..zoo.model_folder import load_model, model_card, save_model
+from ..zoo.pretrained import MEASURED, WEIGHTS
 from .page import HEADLINES, PAPER_ERRORS
 from .results import provenance
 

@@ -7,9 +7,9 @@ from torch import nn
 
 from ..data.dataset import Split
 from ..data.load import load_dataset
-from ..model_folder import ModelConfig, load_model
 from ..models.resnet import ResNet
-from ..run import Run
+from ..training.run_folder import Run
+from ..zoo.model_folder import ModelConfig, load_model
 
 PICTURES = 1000
 

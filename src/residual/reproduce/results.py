@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunError, UsageError
-from ..files import write_json
-from ..recipe import Recipe, from_dict
-from ..recipes import recipe_label
-from ..run import Run, without_paths
+from ..recipes.catalog import recipe_label
+from ..recipes.schema import Recipe, from_dict
+from ..runtime.files import write_json
+from ..training.run_folder import Run, without_paths
 from .responses import measure_responses
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .errors import UsageError
+from ..errors import UsageError
 
 # read once, at a process's first matrix product on CUDA; without it deterministic ones are refused
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

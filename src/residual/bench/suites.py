@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from ..models.names import parse_name
-from . import baseline, ceilings, ours
+from . import baseline, ours
+from . import roofline as ceilings
 from .contest import Outcome, Spread, Work, compare, together
 
 TRAIN_BATCH, INFER_BATCH = 128, 256

@@ -6,12 +6,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import UsageError
-from .files import found
-from .models.names import resolve_shortcut
+from ..errors import UsageError
+from ..models.names import resolve_shortcut
+from ..runtime.files import found
 
 if TYPE_CHECKING:
-    from .models.resnet import ResNet
+    from ..models.resnet import ResNet
 
 WEIGHTS = Path(__file__).parent / "weights"  # one model folder a network, and in it the file that follows
 MEASURED = "measured.json"
@@ -79,8 +79,8 @@ def create_model(
         UsageError: the name, the shortcut option or the number of classes does not fit, or the network does
             not come trained.
     """
+    from ..models.build import create_model as create_fresh_model
     from .model_folder import load_model  # both load torch, which a list of names does without
-    from .models.build import create_model as create_fresh_model
 
     network = create_fresh_model(
         name, num_classes=num_classes, shortcut=shortcut, checkpoint_activations=checkpoint_activations

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import NonFiniteLossError
-from .recipe import Optimizer, Recipe
+from ..errors import NonFiniteLossError
+from ..recipes.schema import Optimizer, Recipe
 
 
 def make_optimizer(network: nn.Module, settings: Optimizer) -> torch.optim.SGD:

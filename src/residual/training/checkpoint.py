@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import CheckpointError
-from .files import read_bounded, write_atomically, write_text
+from ..errors import CheckpointError
+from ..runtime.files import read_bounded, write_atomically, write_text
 
 FORMAT = 1
 MAX_BYTES = 2**31  # of a file; the deepest network with its optimizer takes a fifth of it

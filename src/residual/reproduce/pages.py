@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .device import short_name
-from .errors import RunError
-from .files import write_text
-from .reproduce.figures import figure_6, figure_7
-from .reproduce.page import results_page, trained_alike
-from .reproduce.results import load_results
-from .run import short_commit
+from ..errors import RunError
+from ..runtime.device import short_name
+from ..runtime.files import write_text
+from ..training.run_folder import short_commit
+from .figures import figure_6, figure_7
+from .page import results_page, trained_alike
+from .results import load_results
 
 
 def write_pages(results: Path, output: Path) -> list[Path]:

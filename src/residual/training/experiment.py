@@ -12,28 +12,28 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from . import device as devices
+from ..data.batches import TrainBatches
+from ..data.cifar import RELEASES, default_root, find
+from ..data.dataset import Dataset, Split, hold_out
+from ..data.load import load_dataset
+from ..data.normalization import Normalization
+from ..errors import CheckpointError, RunError, UsageError
+from ..evaluation.classification import Evaluation, evaluate_split
+from ..exporters.int8 import CALIBRATION_IMAGES, quantize
+from ..models.build import create_model
+from ..models.fused import rule_fuses
+from ..models.resnet import ResNet
+from ..recipes.catalog import recipe_label
+from ..recipes.schema import DATASETS, Recipe, differences
+from ..runtime import device as devices
+from ..runtime.cpu_time import DISTURBED
+from ..runtime.files import found as is_found
+from ..runtime.progress import Reporter
+from ..runtime.signals import Interrupted, stop_signals
+from ..zoo.model_folder import ModelConfig, load_model, model_card, save_model
+from ..zoo.pretrained import find_model
 from .checkpoint import find_checkpoint, load_checkpoint
-from .cpu_time import DISTURBED
-from .data.batches import TrainBatches
-from .data.cifar import RELEASES, default_root, find
-from .data.dataset import Dataset, Split, hold_out
-from .data.load import load_dataset
-from .data.normalization import Normalization
-from .errors import CheckpointError, RunError, UsageError
-from .evaluation import Evaluation, evaluate_split
-from .files import found as is_found
-from .model_folder import ModelConfig, load_model, model_card, save_model
-from .models.build import create_model
-from .models.fused import rule_fuses
-from .models.resnet import ResNet
-from .pretrained import find_model
-from .progress import Reporter
-from .quantization import CALIBRATION_IMAGES, quantize
-from .recipe import DATASETS, Recipe, differences
-from .recipes import recipe_label
-from .run import Run, environment_facts
-from .signals import Interrupted, stop_signals
+from .run_folder import Run, environment_facts
 from .trainer import Trainer
 
 
@@ -395,7 +395,7 @@ def _finish(run: Run, recipe: Recipe, prepared: _Prepared, trainer: Trainer) -> 
         "seed": recipe.seed,
         "seconds of training": f"{trainer.seconds:.0f}",
     }
-    from .plot import plot_runs  # loads matplotlib, which nothing before needs
+    from .curves import plot_runs  # loads matplotlib, which nothing before needs
 
     try:
         digest = save_model(run.model, prepared.network, config, model_card(config, facts))

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import UsageError
-from .files import read_bounded
-from .models.names import parse_name, resolve_shortcut
+from ..errors import UsageError
+from ..models.names import parse_name, resolve_shortcut
+from ..runtime.files import read_bounded
 
 INFINITY = math.inf
 DATASETS = ("cifar10", "cifar100", "digits")

@@ -15,16 +15,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from .checkpoint import MAX_BYTES, load_pickle
-from .data.cifar import RELEASES
-from .data.normalization import Normalization
-from .errors import CheckpointError, UsageError
-from .files import found, read_bounded
+from ..data.cifar import RELEASES
+from ..data.normalization import Normalization
+from ..errors import CheckpointError, UsageError
+from ..models.blocks import BasicBlock, Bottleneck
+from ..models.build import create_model
+from ..models.names import SHORTCUTS, parse_name
+from ..models.resnet import WIDTHS, ResNet
+from ..runtime.files import found, read_bounded
+from ..training.checkpoint import MAX_BYTES, load_pickle
 from .model_folder import ModelConfig, load_weights, model_card, save_model
-from .models.blocks import BasicBlock, Bottleneck
-from .models.build import create_model
-from .models.names import SHORTCUTS, parse_name
-from .models.resnet import WIDTHS, ResNet
 
 State = dict[str, Tensor]
 ZEROS = ("both", "last")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..models.build import create_model
-from ..models.counting import complexity
+from ..models.complexity import complexity
 
 REPEATS = 7
 

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .data.batches import TrainBatches
+from ..data.batches import TrainBatches
+from ..recipes.schema import Recipe
 from .metrics import Window
 from .optim import Guard
-from .recipe import Recipe
 from .step import train_step
 
 WARMUP_STEPS = 3  # before the capture, so that libraries have chosen kernels and allocated what they keep

@@ -12,12 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from .data.normalization import Normalization
-from .errors import CheckpointError, UsageError
-from .files import found, read_bounded, write_atomically, write_text
-from .models.build import create_model
-from .models.names import MAX_CLASSES
-from .models.resnet import ResNet
+from ..data.normalization import Normalization
+from ..errors import CheckpointError, UsageError
+from ..models.build import create_model
+from ..models.names import MAX_CLASSES
+from ..models.resnet import ResNet
+from ..runtime.files import found, read_bounded, write_atomically, write_text
 
 COUNTER = "num_batches_tracked"  # how long BN was trained: no weight, and no inference reads it
 MAX_CONFIG = 2**22  # bytes; a mean of 224 x 224 pixels takes half of it

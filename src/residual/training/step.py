@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .device import autocast
+from ..runtime.device import autocast
 from .optim import Guard
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .errors import UsageError
-from .models.folding import optimize_for_inference
-from .models.resnet import ResNet
+from ..errors import UsageError
+from ..models.fold import optimize_for_inference
+from ..models.resnet import ResNet
 
 CALIBRATION_IMAGES = 512  # with so many, INT8 lost at most 0.17 points on the CIFAR-10 test set
 

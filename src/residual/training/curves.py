@@ -10,9 +10,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .errors import RunError, UsageError
-from .files import write_atomically
-from .run import Run
+from ..errors import RunError, UsageError
+from ..runtime.files import write_atomically
+from .run_folder import Run
 
 # Okabe and Ito's palette: told apart by the colour-blind too
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

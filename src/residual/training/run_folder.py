@@ -17,10 +17,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ._version import __version__
-from .errors import RunError
-from .files import found, is_abandoned, read_bounded, write_json, write_text
-from .recipe import Recipe, load_recipe
+from .._version import __version__
+from ..errors import RunError
+from ..recipes.schema import Recipe, load_recipe
+from ..runtime.files import found, is_abandoned, read_bounded, write_json, write_text
 
 # what is read of a run's files, and its type
 Kinds = Mapping[str, type | tuple[type, ...]]
@@ -285,7 +285,7 @@ def _commit() -> str | None:
     git = ["git", "-C", str(folder)]
     try:
         # an installed copy may lie inside some other project's checkout: only a tracked file counts
-        subprocess.run([*git, "ls-files", "--error-unmatch", "run.py"], check=True, capture_output=True)
+        subprocess.run([*git, "ls-files", "--error-unmatch", "run_folder.py"], check=True, capture_output=True)
         head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
         dirty = subprocess.run([*git, "status", "--porcelain", "."], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):

@@ -8,20 +8,20 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from .captured import DeviceSteps
+from ..data.batches import TrainBatches
+from ..errors import CheckpointError, InterruptedRunError, NonFiniteLossError, RunError
+from ..evaluation.classification import Evaluation
+from ..recipes.schema import Recipe, differences, from_dict
+from ..runtime.cpu_time import CpuMeter, CpuTime
+from ..runtime.device import synchronize
+from ..runtime.progress import Reporter
+from ..runtime.signals import stop_signals
+from ..zoo.model_folder import check_weights
 from .checkpoint import delete_after, find_checkpoint, load_newest, save_checkpoint, step_of
-from .cpu_time import CpuMeter, CpuTime
-from .data.batches import TrainBatches
-from .device import synchronize
-from .errors import CheckpointError, InterruptedRunError, NonFiniteLossError, RunError
-from .evaluation import Evaluation
+from .cuda_graph import DeviceSteps
 from .metrics import Window
-from .model_folder import check_weights
 from .optim import Guard, learning_rate, make_optimizer
-from .progress import Reporter
-from .recipe import Recipe, differences, from_dict
-from .run import Run
-from .signals import stop_signals
+from .run_folder import Run
 from .step import train_step
 
 STRETCH = 500  # steps that the device's tables hold at most

@@ -23,14 +23,14 @@ from typing import Any, cast
 import torch
 import torch.multiprocessing
 
-from .data.dataset import Dataset, Split
-from .data.load import load_dataset
-from .errors import DataError, InterruptedRunError, ResidualError
+from ..data.dataset import Dataset, Split
+from ..data.load import load_dataset
+from ..errors import DataError, InterruptedRunError, ResidualError
+from ..recipes.schema import Recipe
+from ..runtime.files import found
+from ..runtime.progress import Reporter
+from ..runtime.signals import Interrupted, stop_signals
 from .experiment import resume, train
-from .files import found
-from .progress import Reporter
-from .recipe import Recipe
-from .signals import Interrupted, stop_signals
 
 STOPPED = 128 + signal.SIGTERM  # the exit code of a run that was asked to stop
 

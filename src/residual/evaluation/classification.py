@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .data.dataset import Split
-from .data.normalization import Normalization
-from .errors import CheckpointError
-from .models.folding import optimize_for_inference
-from .models.resnet import ResNet
+from ..data.dataset import Split
+from ..data.normalization import Normalization
+from ..errors import CheckpointError
+from ..models.fold import optimize_for_inference
+from ..models.resnet import ResNet
 
 BATCH_SIZE = 250
 

@@ -1,0 +1,1 @@
+"""What a network makes of a data set. Imports nothing of training."""

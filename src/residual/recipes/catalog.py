@@ -1,0 +1,53 @@
+"""The recipes by name; each is a function of the network that gives a complete recipe."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import UsageError
+from .cifar import best, demo, fast, paper
+from .schema import Recipe, load_recipe
+
+RECIPES: dict[str, Callable[[str], Recipe]] = {"paper": paper, "fast": fast, "best": best, "demo": demo}
+CIFAR_RECIPES = ("paper", "fast", "best")  # whose figures stand beside the paper's
+
+# keys that do not change what is learnt, only what is shown, kept or how it is launched
+NEUTRAL = {
+    "name",
+    "network",
+    "seed",
+    "curve",
+    "stop_after",
+    "log_every",
+    "evaluate_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+}
+NEUTRAL |= {"capture", "checkpoint_activations", "deterministic"}
+
+
+def get_recipe(name_or_file: str, network: str) -> Recipe:
+    """Return a recipe by its name, or read it from a `.json` or `.toml` file, for a network.
+
+    Raises:
+        UsageError: there is no such recipe or file, or the file does not hold a recipe.
+    """
+    if name_or_file in RECIPES:
+        return RECIPES[name_or_file](network)
+    path = Path(name_or_file)
+    if path.suffix not in (".json", ".toml"):
+        raise UsageError(f"no recipe '{name_or_file}': take {', '.join(RECIPES)}, or a .json or .toml file")
+    return load_recipe(path, network)
+
+
+def recipe_label(recipe: Recipe) -> str:
+    """Name a recipe with whatever was changed in it, so that a changed one never passes for the paper's."""
+    known = recipe.name in RECIPES
+    base = RECIPES[recipe.name](recipe.network) if known else Recipe(network=recipe.network)
+    usual, own = base.flat(), recipe.flat()
+    if usual["precision"] == "auto":  # both precisions are the recipe's own
+        own["precision"] = "auto"
+    changed = [f"{key}={own[key]}" for key in own if own[key] != usual[key] and key not in NEUTRAL]
+    return ", ".join([recipe.name, *changed])
+
+
+__all__ = ["CIFAR_RECIPES", "RECIPES", "get_recipe", "recipe_label"]

@@ -1,0 +1,1 @@
+"""What the process runs on: device, signals, streams, whole-or-nothing files, progress. Imports only errors."""

@@ -1,0 +1,1 @@
+"""From a prepared recipe to a finished run: steps, checkpoints, run folders, several runs at once."""

@@ -1,0 +1,1 @@
+"""Models on disk: model folders, pretrained weights, checkpoints of other projects."""
