@@ -76,7 +76,7 @@ def test_class_names_are_compared_and_not_only_counted():
 def test_images_of_another_size_are_refused(tmp_path, monkeypatch):
     residual.train(recipe(), dataset=dataset(), output=tmp_path / "run")
     monkeypatch.setattr(
-        "residual.training.experiment.load_dataset",
+        "residual.evaluation.evaluate.load_dataset",
         lambda *_: dataset(train=split(size=(8, 8)), test=split(size=(8, 8))),
     )
     with pytest.raises(CheckpointError, match="images of 8x8 pixels, the model takes 12x20"):

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from .data.load import load_dataset
     from .errors import ResidualError
     from .evaluation.classification import Evaluation
+    from .evaluation.evaluate import evaluate
     from .models.complexity import complexity
     from .models.fold import optimize_for_inference
     from .models.names import list_models
     from .recipes.catalog import get_recipe
     from .recipes.schema import Recipe
-    from .training.experiment import Result, evaluate, resume, train
+    from .training.experiment import Result, resume, train
     from .zoo.importing import import_checkpoint
     from .zoo.model_folder import ModelConfig, load_model
     from .zoo.pretrained import create_model, list_pretrained
@@ -30,7 +31,8 @@ _WHERE = {
     "load_dataset": "data.load",
     "ResidualError": "errors",
     "Evaluation": "evaluation.classification",
-    **dict.fromkeys(("Result", "evaluate", "resume", "train"), "training.experiment"),
+    "evaluate": "evaluation.evaluate",
+    **dict.fromkeys(("Result", "resume", "train"), "training.experiment"),
     "import_checkpoint": "zoo.importing",
     **dict.fromkeys(("ModelConfig", "load_model"), "zoo.model_folder"),
     "complexity": "models.complexity",

@@ -31,7 +31,7 @@ def bench(
         raise UsageError(f"nothing to measure called '{what}': take {', '.join(SUITE_NAMES)} or all")
     from ..bench.suites import run_suites, summary
     from ..runtime.device import describe, resolve_device
-    from ..training.run_folder import environment_facts, without_paths
+    from ..runtime.environment import environment_facts, without_paths
 
     where = resolve_device("cpu" if what in ("fitted", "data", "infer") else device)
     records = run_suites(what, models or [], where, repeats)

@@ -34,12 +34,12 @@ def evaluate(
     from ..zoo.pretrained import find_model
 
     folder = find_model(model)
+    from ..evaluation import evaluate as evaluation
     from ..runtime.device import describe, resolve_device, short_name
-    from ..training import experiment
     from ..zoo.model_folder import load_model
 
     network = load_model(folder)
-    found = experiment.evaluate(
+    found = evaluation.evaluate(
         network, data=data, data_dir=data_dir, device=device, int8=int8, quiet=as_json
     )
     if as_json:

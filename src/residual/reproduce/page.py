@@ -9,7 +9,7 @@ from ..models.complexity import complexity
 from ..models.names import parse_name
 from ..recipes.catalog import CIFAR_RECIPES
 from ..runtime.device import short_name
-from ..training.run_folder import short_commit
+from ..runtime.environment import short_commit
 from .plan import TARGETS
 
 Result = dict[str, Any]

@@ -7,8 +7,8 @@ from typing import Any
 
 from ..errors import RunError
 from ..runtime.device import short_name
+from ..runtime.environment import short_commit
 from ..runtime.files import write_text
-from ..training.run_folder import short_commit
 from .figures import figure_6, figure_7
 from .page import results_page, trained_alike
 from .results import load_results

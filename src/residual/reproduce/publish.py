@@ -6,10 +6,10 @@ from tempfile import TemporaryDirectory
 import torch
 
 from ..errors import RunError
+from ..evaluation.evaluate import evaluate
 from ..models.complexity import complexity
 from ..recipes.catalog import CIFAR_RECIPES, recipe_label
 from ..runtime.files import write_json, write_text
-from ..training.experiment import evaluate
 from ..training.run_folder import Run
 from ..zoo.model_folder import load_model, model_card, save_model
 from ..zoo.pretrained import MEASURED, WEIGHTS

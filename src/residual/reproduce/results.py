@@ -8,8 +8,9 @@ from typing import Any
 from ..errors import RunError, UsageError
 from ..recipes.catalog import recipe_label
 from ..recipes.schema import Recipe, from_dict
+from ..runtime.environment import without_paths
 from ..runtime.files import write_json
-from ..training.run_folder import Run, without_paths
+from ..training.run_folder import Run
 from .responses import measure_responses
 
 

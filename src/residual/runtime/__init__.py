@@ -1,1 +1,1 @@
-"""What the process runs on: device, signals, streams, whole-or-nothing files, progress. Imports only errors."""
+"""What a process runs on: device, signals, streams, files, progress. It imports errors alone."""

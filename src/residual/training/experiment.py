@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -19,21 +18,20 @@ from ..data.load import load_dataset
 from ..data.normalization import Normalization
 from ..errors import CheckpointError, RunError, UsageError
 from ..evaluation.classification import Evaluation, evaluate_split
-from ..exporters.int8 import CALIBRATION_IMAGES, quantize
 from ..models.build import create_model
 from ..models.fused import rule_fuses
 from ..models.resnet import ResNet
 from ..recipes.catalog import recipe_label
-from ..recipes.schema import DATASETS, Recipe, differences
+from ..recipes.schema import Recipe, differences
 from ..runtime import device as devices
 from ..runtime.cpu_time import DISTURBED
+from ..runtime.environment import environment_facts
 from ..runtime.files import found as is_found
 from ..runtime.progress import Reporter
 from ..runtime.signals import Interrupted, stop_signals
-from ..zoo.model_folder import ModelConfig, load_model, model_card, save_model
-from ..zoo.pretrained import find_model
+from ..zoo.model_folder import ModelConfig, model_card, save_model
 from .checkpoint import find_checkpoint, load_checkpoint
-from .run_folder import Run, environment_facts
+from .run_folder import Run
 from .trainer import Trainer
 
 
@@ -180,79 +178,6 @@ def _other_versions(began: dict[str, Any], facts: dict[str, Any]) -> list[str]:
     if before == now:
         return []
     return [f"warning: the run began with torch {before}, this is {now}: the last bits may differ"]
-
-
-def evaluate(
-    model: str | Path | ResNet,
-    *,
-    data: str | None = None,
-    data_dir: str | Path | None = None,
-    device: str | None = None,
-    int8: bool = False,
-    quiet: bool = False,
-) -> Evaluation:
-    """Evaluate a network from a model folder on its data set's test part, each picture once.
-
-    Args:
-        model: a run folder, a model folder, the name of a network that comes trained, or a network from
-            `load_model` or `create_model(..., pretrained=True)`.
-        data: another data set than the one it was trained on.
-        data_dir: see `load_dataset`.
-        device: see `train`.
-        int8: evaluate the network quantised to 8 bits, on the CPU, calibrated on training images.
-        quiet: show no progress.
-
-    Raises:
-        ResidualError: the model or the data cannot be loaded, or they do not fit each other.
-    """
-    network = model if isinstance(model, ResNet) else load_model(find_model(model))
-    config: ModelConfig | None = network.config
-    if config is None:
-        raise CheckpointError("this network comes from no model folder, so its normalisation is not known")
-    where = devices.resolve_device(device)
-    if data is None and config.data not in DATASETS:
-        raise UsageError(
-            f"the model was trained on data that is not known here ('{config.data}'): give --data"
-        )
-    dataset = load_dataset(data or config.data, data_dir)
-    _check_fit(dataset, config)
-    if int8:
-        pictures = config.normalization.apply(dataset.train.images[:CALIBRATION_IMAGES])
-        with TemporaryDirectory() as folder:
-            quantised = quantize(network, pictures.permute(0, 3, 1, 2), Path(folder) / "int8.onnx")
-            return _evaluate(quantised, dataset, config, torch.device("cpu"), quiet)
-    network = copy.deepcopy(network)  # the caller's stays where it is
-    network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return _evaluate(network, dataset, config, where, quiet)
-
-
-def _evaluate(
-    network: nn.Module, dataset: Dataset, config: ModelConfig, device: torch.device, quiet: bool
-) -> Evaluation:
-    with Reporter(not quiet) as reporter, reporter.evaluating("test set", len(dataset.test)) as progress:
-        return evaluate_split(network, dataset.test, config.normalization, device, progress)
-
-
-def _check_fit(dataset: Dataset, config: ModelConfig) -> None:
-    """Refuse to evaluate a model on classes or image sizes that are not its own.
-
-    Raises:
-        CheckpointError: they differ.
-    """
-    names, own = dataset.class_names, config.class_names
-    unnamed = own == tuple(f"class {label}" for label in range(len(own)))  # as an import leaves them
-    if len(names) != len(own) or (names != own and not unnamed):
-        raise CheckpointError(
-            f"{dataset.name} has {len(names)} classes ({_few(names)}), the model {len(own)} ({_few(own)}): "
-            "evaluate it on the classes that it was trained for"
-        )
-    if dataset.image_size != tuple(config.input_size[1:]):
-        sizes = ["x".join(map(str, size)) for size in (dataset.image_size, config.input_size[1:])]
-        raise CheckpointError(f"{dataset.name} has images of {sizes[0]} pixels, the model takes {sizes[1]}")
-
-
-def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _prepare(

@@ -3,21 +3,15 @@
 import itertools
 import json
 import os
-import platform
 import re
-import shlex
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from importlib.metadata import version
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .._version import __version__
 from ..errors import RunError
 from ..recipes.schema import Recipe, load_recipe
 from ..runtime.files import found, is_abandoned, read_bounded, write_json, write_text
@@ -249,48 +243,6 @@ def _check_keys(values: Any, kinds: Kinds, source: str, hint: str) -> None:
             raise RunError(f"{source} is truncated or corrupted: it lacks '{key}'; {hint}")
         if not isinstance(values[key], kind) or isinstance(values[key], bool):
             raise RunError(f"{source} is truncated or corrupted: {key} is {values[key]!r}; {hint}")
-
-
-def environment_facts(hardware: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is worth knowing of the process that trains: versions, hardware, commit, command."""
-    packages = ("torch", "numpy", "pillow", "safetensors", "scikit-learn")
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
-        "commit": _commit(),
-        "versions": {
-            "residual": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in packages},
-        },
-        "system": platform.platform(),
-        "hardware": dict(hardware),
-    }
-
-
-def without_paths(command: str) -> str:
-    """Leave out of a command where things lie on the machine that ran it, for files that are published."""
-    return re.sub(r"(?:[^\s=]*/)([^/\s]+)", r"\1", command)
-
-
-def short_commit(commit: str | None) -> str:
-    """Return the beginning of what `environment_facts` gives as the commit; that it was edited stays."""
-    digits, plus, changes = (commit or "unknown").partition("+")
-    return digits[:10] + plus + changes
-
-
-def _commit() -> str | None:
-    """Return the commit that the package runs from, "+changes" if it was edited; None if installed."""
-    folder = Path(__file__).resolve().parent
-    git = ["git", "-C", str(folder)]
-    try:
-        # an installed copy may lie inside some other project's checkout: only a tracked file counts
-        subprocess.run([*git, "ls-files", "--error-unmatch", "run_folder.py"], check=True, capture_output=True)
-        head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
-        dirty = subprocess.run([*git, "status", "--porcelain", "."], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + ("+changes" if dirty.stdout else "")
 
 
 def _unused_name(recipe: Recipe) -> Path:

@@ -23,7 +23,7 @@ from ..models.build import create_model
 from ..models.names import SHORTCUTS, parse_name
 from ..models.resnet import WIDTHS, ResNet
 from ..runtime.files import found, read_bounded
-from ..training.checkpoint import MAX_BYTES, load_pickle
+from ..runtime.unpickle import MAX_BYTES, load_pickle
 from .model_folder import ModelConfig, load_weights, model_card, save_model
 
 State = dict[str, Tensor]
