@@ -100,9 +100,15 @@ def train(
     seeds: Annotated[int, typer.Option(help="Train with seeds 0 to N-1, each in a folder in --output.")] = 0,
     jobs: Annotated[int, typer.Option(help="With --seeds: so many runs at once.")] = 1,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run, as if never stopped.")] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show the warnings and notes of the libraries too.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a network, or go on with a run."""
+    if verbose:
+        logging.captureWarnings(False)
+        logging.basicConfig(level=logging.INFO)
     named = {"data": data, "shortcut": shortcut, "iterations": iterations, "seed": seed}
     named |= {"holdout": holdout, "curve": curve}
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
