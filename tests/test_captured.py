@@ -18,9 +18,10 @@ from residual.data.batches import TrainBatches
 from residual.data.dataset import Split
 from residual.data.load import load_dataset
 from residual.data.normalization import Normalization
+from residual.device import describe
 from residual.errors import NonFiniteLossError
 from residual.progress import Reporter
-from residual.run import Run
+from residual.run import Run, environment_facts
 from residual.trainer import Trainer
 
 SETTINGS = {"iterations": 24, "batch_size": 32, "log_every": 5, "checkpoint_every": 7, "curve": "none"}
@@ -212,7 +213,8 @@ def fit(few, path, kind, stop_after=None):
     torch.manual_seed(0)
     batches = TrainBatches(*few, recipe.batch_size, recipe.augment, seed=5)
     network = residual.create_model("resnet8").to(memory_format=torch.channels_last)
-    run = Run(path) if path.exists() else Run.create(path, recipe, {})
+    facts = environment_facts(describe(torch.device("cpu")))
+    run = Run(path) if path.exists() else Run.create(path, recipe, facts)
     trainer = Trainer(recipe, network, batches, run, Reporter())
     if find_checkpoint(run.checkpoints):
         trainer.resume()
@@ -233,7 +235,7 @@ def plain(value):
     if isinstance(value, torch.Tensor):
         return value.tolist()
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items() if key != "seconds"}
+        return {key: plain(item) for key, item in value.items() if key not in ("seconds", "cpu_time")}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
