@@ -1,20 +1,41 @@
 """The captured step: on the CPU its parts and its arithmetic, on CUDA the graph itself."""
 
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import residual
 from residual import get_recipe
 from residual.data.batches import TrainBatches
+from residual.data.dataset import Split
 from residual.data.load import load_dataset
 from residual.data.normalization import Normalization
 from residual.errors import NonFiniteLossError
-from residual.training.cuda_graph import DeviceSteps
+from residual.runtime.device import describe
+from residual.runtime.environment import environment_facts
+from residual.runtime.progress import Reporter
+from residual.training.checkpoint import find_checkpoint, load_checkpoint
+from residual.training.cuda_graph import WARMUP_STEPS, DeviceSteps
 from residual.training.run_folder import Run
 from residual.training.trainer import Trainer
 
 SETTINGS = {"iterations": 24, "batch_size": 32, "log_every": 5, "checkpoint_every": 7, "curve": "none"}
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Steps this small are not worth a second thread, which on a busy machine makes them far slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def small(**changes):
@@ -100,6 +121,207 @@ def test_a_bad_loss_is_named_by_its_step(tmp_path, by_tables):
     by_tables.setattr(TrainBatches, "make", poisoned)
     with pytest.raises(NonFiniteLossError, match="step 8 "):
         residual.train(small(), output=tmp_path / "run", device="cpu")
+
+
+# a capture that fails, on a device that is made up
+
+
+class FakeCuda:
+    """Lets the CPU act as CUDA: recording notes the step, replaying takes it; `fault` is what goes wrong."""
+
+    def __init__(self, monkeypatch, fault=None):
+        self.fault, self.recording, self.stream = fault, None, "the usual stream"
+        self.steps = 0
+        for module in ("residual.training.cuda_graph", "residual.training.trainer"):
+            monkeypatch.setattr(f"{module}.can_capture", lambda device: True)
+        usual = SimpleNamespace(wait_stream=lambda other: None)
+        fakes = {"Stream": lambda: usual, "stream": lambda stream: nullcontext(), "graph": self.graph}
+        fakes |= {"set_stream": self.set_stream, "synchronize": lambda: None, "CUDAGraph": self.make}
+        fakes |= {"current_stream": lambda: usual}
+        for name, fake in fakes.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+        real = DeviceSteps._step
+
+        def step(steps):
+            self.steps += 1
+            if self.recording is not None:
+                self.recording.take = lambda: real(steps)
+                self.recording.uncount = lambda: setattr(steps, "_traced", steps._traced - 1)
+                steps._traced += 1
+                if self.fault == "recording":
+                    real(steps)  # what a step leaves behind that did not get to its end
+            else:
+                real(steps)
+            self.fail_at("warm-up" if self.recording is None and self.steps == 2 else "recording")
+
+        monkeypatch.setattr(DeviceSteps, "_step", step)
+
+    def fail_at(self, place):
+        if self.fault == place:
+            raise RuntimeError(f"CUDA error: {place}\nCompile with TORCH_USE_CUDA_DSA")
+
+    def set_stream(self, stream):
+        self.stream = "the usual stream"
+
+    def make(self):
+        self.fail_at("making")
+        made = SimpleNamespace()
+
+        def replay():
+            self.fail_at("replay")
+            if self.fault != "replay of nothing":
+                made.take()
+                made.uncount()
+            self.fail_at("replay, its end")
+
+        made.replay = replay
+        return made
+
+    @contextmanager
+    def graph(self, made, stream):
+        self.stream = "the capture's stream"
+        self.fail_at("beginning")
+        self.recording = made
+        try:
+            yield
+        finally:
+            self.recording = None
+        self.fail_at("end")  # torch leaves its stream in place then
+        self.stream = "the usual stream"
+
+
+FAULTS = ["warm-up", "making", "beginning", "recording", "end"]
+FAULTS += ["replay", "replay, its end", "replay of nothing"]
+KINDS = {
+    "sgd": {},
+    "muon": {"optimizer.muon": 0.01},
+    "warm-up": {"schedule.warmup_learning_rate": 0.001, "schedule.warmup_window": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def few():
+    """64 images and how they are normalised."""
+    train = load_dataset("digits").train
+    few = Split(train.images[:64], train.labels[:64])
+    return few, Normalization.of(few)
+
+
+def fit(few, path, kind, stop_after=None):
+    """Train for six steps, or go on; return the last checkpoint, and what was logged."""
+    settings = {"iterations": 6, "batch_size": 8, "log_every": 2, "checkpoint_every": 3}
+    recipe = small(**{**settings, "optimizer.learning_rate": 0.01, **KINDS[kind]})
+    torch.manual_seed(0)
+    batches = TrainBatches(*few, recipe.batch_size, recipe.augment, seed=5)
+    network = residual.create_model("resnet8").to(memory_format=torch.channels_last)
+    facts = environment_facts(describe(torch.device("cpu")))
+    run = Run(path) if path.exists() else Run.create(path, recipe, facts)
+    trainer = Trainer(recipe, network, batches, run, Reporter())
+    if find_checkpoint(run.checkpoints):
+        trainer.resume()
+        run.note_resume(trainer.step, {})
+    if stop_after is not None:
+        network.train()
+        for _ in range(stop_after):
+            trainer.train_one()
+        trainer._save("last")
+    else:
+        trainer.fit()
+    logged = [(record["step"], record["loss"], record["error"]) for record in run.metrics("train")]
+    return {**load_checkpoint(find_checkpoint(run.checkpoints)), "logged": logged}
+
+
+def plain(value):
+    """Lists in place of tensors, which then can be compared with ==; times are left out."""
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items() if key not in ("seconds", "cpu_time")}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+@pytest.fixture(scope="module")
+def eager(few, tmp_path_factory):
+    """What the eager runs come to."""
+    root = tmp_path_factory.mktemp("eager")
+    return {kind: plain(fit(few, root / kind, kind)) for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_where_the_capture_fails_the_run_is_the_eager_one(
+    few, tmp_path, monkeypatch, capsys, eager, kind, fault
+):
+    cuda = FakeCuda(monkeypatch, fault)
+    assert plain(fit(few, tmp_path / "run", kind)) == eager[kind]
+    assert cuda.stream == "the usual stream"
+    reason = "the graph's replay took no step" if fault == "replay of nothing" else f"CUDA error: {fault}"
+    assert Run(tmp_path / "run").environment["capture"] == f"failed: RuntimeError: {reason}"
+    lines = [line for line in capsys.readouterr().err.splitlines() if "CUDA graph" in line]
+    assert lines == [f"warning: no CUDA graph, so training is slower (RuntimeError: {reason})"]
+
+
+@pytest.mark.parametrize("fault", ["recording", "replay, its end"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resume_whose_capture_fails_is_exact_too(few, tmp_path, monkeypatch, eager, kind, fault):
+    fit(few, tmp_path / "run", kind, stop_after=1)
+    FakeCuda(monkeypatch, fault)
+    assert plain(fit(few, tmp_path / "run", kind)) == eager[kind]
+    environment = Run(tmp_path / "run").environment
+    assert "capture" not in environment
+    assert environment["resumed"][0]["capture"] == f"failed: RuntimeError: CUDA error: {fault}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_capture_leaves_no_trace_of_its_warm_up(few, tmp_path, monkeypatch, request, kind):
+    with monkeypatch.context() as patch:
+        cuda = FakeCuda(patch)
+        captured = fit(few, tmp_path / "captured", kind)
+    assert cuda.steps == WARMUP_STEPS + 1
+    assert "capture" not in Run(tmp_path / "captured").environment
+    request.getfixturevalue("by_tables")
+    assert plain(captured) == plain(fit(few, tmp_path / "tables", kind))
+
+
+def test_a_checkpoint_asks_the_device_once_whether_all_is_finite(tmp_path, monkeypatch):
+    train = load_dataset("digits").train
+    recipe = small()
+    batches = TrainBatches(train, Normalization.of(train), 32, recipe.augment, seed=5)
+    trainer = Trainer(recipe, residual.create_model("resnet8"), batches, Run(tmp_path), reporter=None)
+    monkeypatch.setattr("residual.training.trainer.save_checkpoint", lambda *_: None)
+    asked = []
+    real = torch.Tensor.__bool__
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda self: asked.append(1) or real(self))
+    trainer._save("last")
+    assert len(asked) == 1
+
+
+GPU_SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "gpu.sh"
+
+
+@pytest.mark.skipif(sys.platform == "win32" or not shutil.which("timeout"), reason="needs bash and timeout")
+@pytest.mark.parametrize("bad", ["nothing", "pytest", "residual bench jobs", "residual train"])
+def test_the_gpu_script_judges_by_exit_codes(tmp_path, bad):
+    fake = tmp_path / "bin" / "python3"
+    fake.parent.mkdir()
+    fake.write_text(
+        '#!/bin/sh\necho "$@"\necho "3 passed, 1 warning: 2 failed to be quiet"\n'
+        f'case "$*" in *"-m {bad}"*) exit 3;; esac\n'
+    )
+    fake.chmod(0o755)
+    command = ["bash", str(GPU_SCRIPT), "data", str(tmp_path / "out")]
+    environment = {"PATH": f"{fake.parent}:/usr/bin:/bin", "TMPDIR": str(tmp_path)}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == (bad != "nothing")
+    log = (tmp_path / "out" / "gpu.log").read_text()
+    assert log == found.stdout
+    assert log.count("exit status 3") == (bad != "nothing")
+    assert log.count("-m residual") == 6 + (bad.startswith("residual"))
+    assert "-W default" in log
+    assert (tmp_path / "out" / "gpu.tar.gz").is_file()
+
+
+# on CUDA
 
 
 @needs_cuda

@@ -4,10 +4,12 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 
 import pytest
 
 import residual
+from residual.errors import UsageError
 from residual.training.run_folder import Run
 
 TRAIN = [
@@ -157,3 +159,17 @@ def test_a_printed_recipe_can_be_trained_from_a_file(cli, tmp_path):
 def test_the_demo_recipe_learns_the_digits(tmp_path):
     recipe = residual.get_recipe("demo", "resnet8").replace({"iterations": 120, "curve": "none"})
     assert residual.train(recipe, output=tmp_path / "run").error < 10
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_warnings_are_seen_where_they_are_asked_for(cli, monkeypatch, verbose):
+    def train(*_, **__):
+        warnings.warn("look at this", stacklevel=1)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("residual.training.experiment.train", train)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        code, _, err = cli("train", "resnet8", "--data", "digits", *(["--verbose"] if verbose else []))
+    assert (code, err) == (2, "residual: enough\n")
+    assert [str(warning.message) for warning in seen] == ["look at this"] * verbose

@@ -33,7 +33,7 @@ def test_without_the_package_it_is_not():
 def test_a_thread_pool_that_was_started_before_is_noticed():
     code = (
         "import torch; torch.set_num_threads(2); (torch.ones(1 << 24) * 2).sum();"
-        "from residual.device import flush_denormals; print(flush_denormals())"
+        "from residual.runtime.device import flush_denormals; print(flush_denormals())"
     )
     assert run(code).strip() == "False"
 

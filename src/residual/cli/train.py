@@ -1,5 +1,6 @@
 """The command `train`: one run, several seeds, or a resume."""
 
+import logging
 import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,9 +60,15 @@ def train(
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="With --seeds: so many runs at once.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Resume this run, as if it had never stopped.")] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show the warnings and notes of the libraries too.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a network, or resume a run."""
+    if verbose:
+        logging.captureWarnings(False)
+        logging.basicConfig(level=logging.INFO)
     named: dict[str, Any] = {"data": data, "shortcut": shortcut, "iterations": iterations, "seed": seed}
     named |= {"holdout": validation, "curve": curve, "batch_size": batch_size, "precision": precision}
     named |= {"optimizer.learning_rate": lr}

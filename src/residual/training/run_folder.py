@@ -158,6 +158,13 @@ class Run:
         with _as_run_errors(self._environment):
             write_json(self._environment, values)
 
+    def note(self, key: str, value: Any) -> None:
+        """Add a fact about the process that trains to what `environment.json` says of it."""
+        values = self.environment
+        (values.get("resumed") or [values])[-1][key] = value
+        with _as_run_errors(self._environment):
+            write_json(self._environment, values)
+
     def log(self, record: Mapping[str, Any]) -> None:
         """Append a record to `metrics.jsonl`."""
         with _as_run_errors(self._metrics), self._metrics.open("a", encoding="utf-8") as file:

@@ -18,7 +18,7 @@ from ..runtime.progress import Reporter
 from ..runtime.signals import stop_signals
 from ..zoo.model_folder import check_weights
 from .checkpoint import delete_after, find_checkpoint, load_newest, save_checkpoint, step_of
-from .cuda_graph import DeviceSteps
+from .cuda_graph import CaptureError, DeviceSteps, can_capture
 from .metrics import Window
 from .optim import Guard, learning_rate, make_optimizer
 from .run_folder import Run
@@ -62,7 +62,7 @@ class Trainer:
         self.training_error: float | None = None  # of the last window that was logged
         self.seconds = 0.0  # of training alone
         self.meter = CpuMeter()
-        self.captured = recipe.capture and self.device.type == "cuda"
+        self.captured = recipe.capture and can_capture(self.device)
         self.forward: nn.Module = network
         if recipe.compile:
             self.forward = cast(nn.Module, torch.compile(network))
@@ -134,7 +134,15 @@ class Trainer:
             steps = range(self.step, min(self.step + STRETCH, self._next_due()))
             rates = [learning_rate(self.recipe, step, self.warmup_end) for step in steps]
             self._device_steps.load(self.step, rates)
-        self._device_steps.run()
+        try:
+            self._device_steps.run()
+            return
+        except CaptureError as error:
+            reason = str(error)
+        self.captured, self._device_steps = False, None
+        self.reporter.say(f"warning: no CUDA graph, so training is slower ({reason})")
+        self.run.note("capture", f"failed: {reason}")
+        self._take_eager_step()
 
     def _wait(self) -> None:
         """Wait for the device, and make sure that all went as the host believes."""
@@ -234,7 +242,8 @@ class Trainer:
                 self._save("best")
 
     def _save(self, kind: str) -> None:
-        if not all(bool(torch.isfinite(p).all()) for p in self.network.parameters()):
+        finite = torch.stack([torch.isfinite(p).all() for p in self.network.parameters()])
+        if not bool(finite.all()):  # one question to the device
             raise NonFiniteLossError(
                 f"the weights of step {self.step} are not finite: not saved, training stopped"
             )
