@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from residual.data.batches import Draws, TrainBatches, crop_and_flip
-from residual.data.dataset import Split, hold_out
+from residual.data.dataset import Split, split_validation
 from residual.data.load import load_dataset
 from residual.data.normalization import Normalization
 from residual.errors import UsageError
@@ -310,7 +310,7 @@ def test_json_gives_back_the_same_bits(mean, std):
 @given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))))
 def test_the_hold_out_is_disjoint_and_complete(sizes):
     count, wanted = sizes
-    rest, held, _ = hold_out(numbered(count), wanted)
+    rest, held, _ = split_validation(numbered(count), wanted)
     assert len(held) == wanted
     assert len(rest) == count - wanted
     for part in (rest, held):
@@ -324,7 +324,7 @@ def test_the_hold_out_is_the_same_for_every_run():
     found = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        _, held, digest = hold_out(split, 5_000)
+        _, held, digest = split_validation(split, 5_000)
         found.append((held.labels.tolist(), digest))
     assert found[0] == found[1]
     assert found[0][0][:5] == [1, 11, 23, 39, 44]
@@ -334,7 +334,7 @@ def test_the_hold_out_is_the_same_for_every_run():
 @pytest.mark.parametrize("count", [10, 11, 50_000])
 def test_something_must_remain_to_train_on(count):
     with pytest.raises(UsageError, match=f"smaller than the training set of 10, not {count}"):
-        hold_out(numbered(10), count)
+        split_validation(numbered(10), count)
 
 
 # digits

@@ -19,7 +19,7 @@ def test_flags_set_their_keys(cli, tmp_path):
     code, out, err = cli(*SHORT, *flags, "--output", tmp_path / "run")
     assert code == 0, err
     recipe = Run.open(tmp_path / "run").recipe
-    assert (recipe.batch_size, recipe.optimizer.learning_rate, recipe.holdout) == (8, 0.02, 37)
+    assert (recipe.batch_size, recipe.optimizer.learning_rate, recipe.validation) == (8, 0.02, 37)
     assert recipe.iterations == json.loads(out)["iterations"] == round(0.05 * (1437 - 37) / 8)
 
 

@@ -102,7 +102,7 @@ def test_publishing_refuses_what_did_not_reach_its_aim(shelf, digits_run, monkey
     "change",
     [
         {"seed": 1},
-        {"holdout": 9},
+        {"validation": 9},
         {"iterations": 99},
         {"data": "cifar10"},
         {"batch_size": 65},

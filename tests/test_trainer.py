@@ -74,7 +74,7 @@ def test_two_runs_are_the_same_and_another_seed_is_not(tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_finishes_the_step_saves_and_the_resume_is_exact(tmp_path, stop_at, number, code):
-    recipe = small(holdout=100)
+    recipe = small(validation=100)
     residual.train(recipe, output=tmp_path / "whole")
     restore = stop_at(10, lambda _: os.kill(os.getpid(), number))
     with pytest.raises(InterruptedRunError) as caught:
@@ -150,7 +150,7 @@ def test_a_changed_recipe_is_refused_with_the_difference(tmp_path, stop_at):
 
 
 TINY = {"iterations": 6, "batch_size": 8, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2}
-TINY |= {"curve": "none", "holdout": 20}
+TINY |= {"curve": "none", "validation": 20}
 
 
 @pytest.fixture(scope="module")
@@ -253,13 +253,13 @@ def test_the_best_is_paired_with_its_own_weights_after_a_resume_that_is_not_exac
 ):
     errors = iter([50, 40, 10, *after])  # steps 1 to 3, of which the last is lost; then steps 3 to 6
 
-    def holdout():
+    def validation():
         return Evaluation(20, next(errors), 0.0, 1.0, [], [])
 
     def power_cut(_):
         raise RuntimeError("power cut")
 
-    monkeypatch.setattr(experiment, "_evaluations", lambda *_: {"holdout": holdout})
+    monkeypatch.setattr(experiment, "_evaluations", lambda *_: {"validation": validation})
     restore = stop_at(4, power_cut)
     with pytest.raises(RuntimeError, match="power cut"):
         residual.train(small(**TINY | {"evaluate_every": 1}), output=tmp_path / "run")
@@ -267,7 +267,7 @@ def test_the_best_is_paired_with_its_own_weights_after_a_resume_that_is_not_exac
     assert [path.name for path in find_checkpoints(folder, "best")] == ["best-00000003.pt"]
     assert [path.name for path in find_checkpoints(folder)] == ["last-00000002.pt"]
     restore()
-    found = residual.resume(tmp_path / "run").figures["holdout_best"]
+    found = residual.resume(tmp_path / "run").figures["validation_best"]
     kept = load_checkpoint(find_checkpoint(folder, "best"))
     assert (found["step"], found["error"]) == best
     assert kept["step"] == kept["best"]["step"] == found["step"]
@@ -278,7 +278,7 @@ def test_a_damaged_best_checkpoint_does_not_keep_a_run_from_its_end(stopped, mon
     path = find_checkpoint(stopped / "checkpoints", "best")
     damage(path, "truncated")
     monkeypatch.setattr(Trainer, "_evaluate", lambda _: None)  # so that no later step is better
-    assert residual.resume(stopped, quiet=False).figures["holdout_best"] is None
+    assert residual.resume(stopped, quiet=False).figures["validation_best"] is None
     assert path.name in capsys.readouterr().err
 
 
@@ -393,19 +393,19 @@ def test_warmup_ends_when_the_error_of_a_window_is_low_enough(tmp_path):
 
 
 def test_the_test_set_is_not_looked_at_on_the_way_unless_asked_for(tmp_path):
-    residual.train(small(holdout=100, curve="none"), output=tmp_path / "held")
+    residual.train(small(validation=100, curve="none"), output=tmp_path / "held")
     residual.train(small(curve="none", iterations=12), output=tmp_path / "none")
     held, none = Run.open(tmp_path / "held"), Run.open(tmp_path / "none")
-    assert held.metrics("test") == none.metrics("test") == none.metrics("holdout") == []
-    found = held.metrics("holdout")
+    assert held.metrics("test") == none.metrics("test") == none.metrics("validation") == []
+    found = held.metrics("validation")
     assert [record["step"] for record in found] == [12, 24]
     best = min(found, key=lambda record: record["error"])
     kept = load_checkpoint(find_checkpoint(held.checkpoints, "best"))
-    assert kept["step"] == best["step"] == held.result["holdout_best"]["step"]
-    assert held.result["holdout_best"]["error"] == best["error"]
-    assert 0 <= held.result["holdout_best"]["test_error"] <= 100
+    assert kept["step"] == best["step"] == held.result["validation_best"]["step"]
+    assert held.result["validation_best"]["error"] == best["error"]
+    assert 0 <= held.result["validation_best"]["test_error"] <= 100
     environment = json.loads((held.path / "environment.json").read_text())
-    assert len(environment["holdout_sha256"]) == 64
+    assert len(environment["validation_sha256"]) == 64
 
 
 def test_a_signal_during_an_evaluation_is_saved_too(tmp_path, monkeypatch):
@@ -426,9 +426,9 @@ def test_a_signal_during_an_evaluation_is_saved_too(tmp_path, monkeypatch):
 
 
 def test_a_holdout_and_the_test_curve_go_together(tmp_path):
-    residual.train(small(holdout=100, curve="test", iterations=12), output=tmp_path / "run")
+    residual.train(small(validation=100, curve="test", iterations=12), output=tmp_path / "run")
     run = Run.open(tmp_path / "run")
-    assert [r["step"] for r in run.metrics("holdout")] == [r["step"] for r in run.metrics("test")] == [12]
+    assert [r["step"] for r in run.metrics("validation")] == [r["step"] for r in run.metrics("test")] == [12]
 
 
 def test_two_processes_never_train_one_run(tmp_path, stop_at):

@@ -7,7 +7,7 @@ import typer
 
 from ..models.names import list_models, parse_name, resolve_shortcut
 from ..recipes.catalog import RECIPES, get_recipe
-from ..recipes.schema import DATASETS
+from ..recipes.schema import DATASETS, Recipe
 from .output import Json, in_millions, print_json, print_line, program
 
 Shortcut = Annotated[str | None, typer.Option(help="A, B or C; by default A.")]
@@ -80,8 +80,12 @@ def info(
 def recipes(
     name: Annotated[str | None, typer.Argument(help="A recipe's name or file.")] = None,
     model: Annotated[str, typer.Option(help="The network it is for.")] = "resnet20",
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a recipe.")] = False,
 ) -> None:
     """List the recipes, or print one in full, as JSON that --recipe reads."""
+    if schema:
+        print_json(Recipe.model_json_schema())
+        return
     if name is not None:
         print_json(get_recipe(name, model).as_dict())
         return

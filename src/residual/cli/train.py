@@ -70,7 +70,7 @@ def train(
         logging.captureWarnings(False)
         logging.basicConfig(level=logging.INFO)
     named: dict[str, Any] = {"data": data, "shortcut": shortcut, "iterations": iterations, "seed": seed}
-    named |= {"holdout": validation, "curve": curve, "batch_size": batch_size, "precision": precision}
+    named |= {"validation": validation, "curve": curve, "batch_size": batch_size, "precision": precision}
     named |= {"optimizer.learning_rate": lr}
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     changes |= parse_overrides(override or [])
@@ -110,7 +110,7 @@ def _scale_to_epochs(recipe: Recipe, epochs: float, iterations: int | None, data
         raise UsageError(f"--epochs must be above 0, not {epochs}")
     from ..data.load import load_dataset
 
-    images = len(load_dataset(recipe.data, data_dir).train) - recipe.holdout
+    images = len(load_dataset(recipe.data, data_dir).train) - recipe.validation
     return recipe.replace({"iterations": max(1, round(epochs * images / recipe.batch_size))})
 
 
@@ -172,8 +172,8 @@ def _print_result(result: "Result", data_dir: Path | None) -> None:
         f"{figures['iterations']:,} iterations, {figures['seconds']:.0f} s of training "
         f"({figures['images_per_second']:.0f} images/s)"
     )
-    if figures["holdout_best"]:
-        best = figures["holdout_best"]
+    if figures["validation_best"]:
+        best = figures["validation_best"]
         print_line(
             f"best validation error {best['error']:.2f} % at step {best['step']:,}, "
             f"where the test error was {best['test_error']:.2f} %"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import DataError, UsageError
 
-HOLDOUT_SEED = 0  # the same hold-out for every run, whatever its training seed
+VALIDATION_SEED = 0  # the same hold-out for every run, whatever its training seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ def _check(name: str, split: Split, classes: int) -> None:
         raise DataError(f"{name} has labels from {low} to {high} but {classes} class names")
 
 
-def hold_out(split: Split, count: int) -> tuple[Split, Split, str]:
+def split_validation(split: Split, count: int) -> tuple[Split, Split, str]:
     """Set `count` pictures apart, as the paper's 45k/5k split does (section 4.2).
 
     The choice depends on the split's size alone, never on a run's seed.
@@ -89,8 +89,8 @@ def hold_out(split: Split, count: int) -> tuple[Split, Split, str]:
         UsageError: nothing would remain to train on.
     """
     if count >= len(split):
-        raise UsageError(f"holdout must be smaller than the training set of {len(split)}, not {count}")
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(HOLDOUT_SEED))
+        raise UsageError(f"validation must be smaller than the training set of {len(split)}, not {count}")
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(VALIDATION_SEED))
     held, rest = order[:count].sort().values, order[count:].sort().values
     digest = hashlib.sha256(held.to(torch.int32).numpy().tobytes()).hexdigest()
     return split.take(rest), split.take(held), digest

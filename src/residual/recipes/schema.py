@@ -1,154 +1,186 @@
-"""A recipe: everything that decides what a training run computes, as one typed, frozen value.
+"""A recipe: everything that decides what a training run computes, as one frozen, validated value.
 
-A recipe is made by a function in `recipes/`, changed by dotted overrides
-(`optimizer.learning_rate=0.05`), saved resolved in the run folder and read back from there.
+A recipe is made by a function in this folder, changed by dotted overrides (`optimizer.learning_rate=0.05`),
+saved resolved in the run folder and read back from there.
 """
 
-import dataclasses
-import difflib
 import json
-import math
 import tomllib
-import types
-import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from ..errors import UsageError
 from ..models.names import parse_name, resolve_shortcut
 from ..runtime.files import read_bounded
+from .messages import explain, unknown_key
 
-INFINITY = math.inf
-DATASETS = ("cifar10", "cifar100", "digits")
-# what other programs, or this one's options, call a key
-OTHER_NAMES = {
-    "lr": "optimizer.learning_rate",
-    "wd": "optimizer.weight_decay",
-    "epochs": "iterations",
-    "steps": "iterations",
-    "batch": "batch_size",
-    "bs": "batch_size",
-    "validation": "holdout",
-    "amp": "precision",
-    "model": "network",
-}
+FORMAT = 2  # of recipe files; 1 had no number, and called the validation set a hold-out
 MAX_FILE = 2**20  # bytes; a recipe takes about one thousand
-S = typing.TypeVar("S", bound="_Section")
+DATASETS = ("cifar10", "cifar100", "digits")
 
 
-def _number(default: float, low: float, high: float = INFINITY, *, above: bool = False) -> Any:
-    """Declare a number's default and the range that is accepted; `above` excludes `low` itself."""
-    return field(default=default, metadata={"low": low, "high": high, "above": above})
+def _refuse(expected: str) -> PydanticCustomError:
+    return PydanticCustomError("expected", "{expected}", {"expected": expected})
 
 
-def _choice(default: str, *choices: str) -> Any:
-    """Declare a word's default and the words that are accepted."""
-    return field(default=default, metadata={"choices": choices})
+def _whole(value: Any) -> int:
+    try:
+        if not isinstance(value, bool) and float(value) == int(float(value)):
+            return int(float(value))
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise _refuse("a whole number")
 
 
-class _Section:
-    """Checks every field of a recipe or of a part of one against its declared type and range."""
-
-    _prefix: typing.ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        for item in dataclasses.fields(self):  # type: ignore[arg-type]
-            key = self._prefix + item.name
-            value = _convert(key, getattr(self, item.name), typing.get_type_hints(type(self))[item.name])
-            object.__setattr__(self, item.name, value)
-            _check(key, value, item.metadata)
+def _number(value: Any) -> float:
+    try:
+        if not isinstance(value, bool):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise _refuse("a number")
 
 
-@dataclass(frozen=True)
-class Optimizer(_Section):
-    """Stochastic gradient descent with momentum; for convolutions, if so chosen, Muon."""
+def _flag(value: Any) -> bool:
+    if str(value).lower() not in ("true", "false"):
+        raise _refuse("true or false")
+    return str(value).lower() == "true"
+
+
+def _text(value: Any) -> str:
+    try:
+        if isinstance(value, str) and value.encode() is not None:  # what UTF-8 cannot hold cannot be written
+            return value
+    except UnicodeEncodeError:
+        pass
+    raise _refuse("text in UTF-8")
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    items = value.strip("[]() ").split(",") if isinstance(value, str) else value
+    try:
+        return tuple(float(item) for item in items if item != "")
+    except (TypeError, ValueError):
+        raise _refuse("a list of numbers") from None
+
+
+def _optional(value: Any) -> Any:
+    return None if value in ("none", "null", "") else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Number = Annotated[float, BeforeValidator(_number)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
+Text = Annotated[str, BeforeValidator(_text)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """A recipe or a part of one; whatever does not fit is refused in one line.
+
+    Raises:
+        UsageError: a key is unknown, or a value has the wrong type or is out of range.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    _prefix: ClassVar[str] = ""
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise UsageError(explain(error, type(self), self._prefix)) from None
+
+
+class Optimizer(Section):
+    """Stochastic gradient descent with momentum; optionally Muon for convolutions."""
 
     _prefix = "optimizer."
-    learning_rate: float = _number(0.1, 0, above=True)
-    momentum: float = _number(0.9, 0, 1)
-    weight_decay: float = _number(1e-4, 0)
-    nesterov: bool = False
-    decay_all: bool = True  # False keeps the decay off BN and biases
-    muon: float = _number(0.0, 0, 0.5)  # above 0: Muon turns convolutions by so many radians at learning_rate
+    learning_rate: Number = Field(0.1, gt=0)
+    momentum: Number = Field(0.9, ge=0, le=1)
+    weight_decay: Number = Field(1e-4, ge=0)
+    nesterov: Flag = False
+    decay_all: Flag = Field(True, description="weight decay acts on BN and biases too, as in the paper")
+    muon: Number = Field(
+        0.0, ge=0, le=0.5, description="Muon's step size for convolutions, a rotation in radians; 0: SGD"
+    )
 
 
-@dataclass(frozen=True)
-class Schedule(_Section):
-    """The learning rate's course: drops at fractions of the run, and a warm-up for deep nets.
+class Schedule(Section):
+    """The learning-rate schedule: drops at fractions of the run, and a warm-up for deep nets.
 
-    The shapes "triangle" and "cosine" rise linearly until the fraction `peak` of the run, then fall to 0.
-    The warm-up lasts until the training error of a window of `warmup_window` steps is under
-    `warmup_error` percent (section 4.2, 110 layers); a rate of 0 means none.
+    The shapes "triangle" (one-cycle) and "cosine" rise linearly until the fraction `peak` of the run, then
+    fall to 0. The warm-up lasts until the training error over `warmup_window` steps is below `warmup_error`
+    percent (section 4.2, 110 layers); a warm-up rate of 0 means none.
     """
 
     _prefix = "schedule."
-    shape: str = _choice("steps", "steps", "triangle", "cosine")
-    peak: float = _number(0.2, 0, 1, above=True)
-    drops: tuple[float, ...] = field(default=(0.5, 0.75), metadata={"low": 0, "high": 1, "above": True})
-    factor: float = _number(0.1, 0, 1, above=True)
-    warmup_learning_rate: float = _number(0.0, 0)
-    warmup_error: float = _number(80.0, 0, 100)
-    warmup_window: int = _number(100, 1)
+    shape: Literal["steps", "triangle", "cosine"] = "steps"
+    peak: Number = Field(0.2, gt=0, le=1)
+    drops: Annotated[tuple[Fraction, ...], BeforeValidator(_numbers)] = (0.5, 0.75)
+    factor: Number = Field(0.1, gt=0, le=1)
+    warmup_learning_rate: Number = Field(0.0, ge=0)
+    warmup_error: Number = Field(80.0, ge=0, le=100)
+    warmup_window: Whole = Field(100, ge=1)
 
 
-@dataclass(frozen=True)
-class Augment(_Section):
-    """What is done to a training picture: zero padding and a random crop, a random horizontal flip."""
+class Augment(Section):
+    """Augmentation of training images: zero padding and a random crop, a random horizontal flip."""
 
     _prefix = "augment."
-    padding: int = _number(4, 0, 16)
-    flip: bool = True
-    alternate_flip: bool = False  # each image mirrored in every other epoch, instead of at random
+    padding: Whole = Field(4, ge=0, le=16, description="pixels")
+    flip: Flag = True
+    alternate_flip: Flag = Field(False, description="flip each image in every other epoch, not at random")
 
 
-@dataclass(frozen=True)
-class Recipe(_Section):
+class Recipe(Section):
     """One training run, from data to the last step.
 
-    `iterations` is the length of the schedule; `stop_after` ends a run sooner without changing the
-    schedule (0: never). `evaluate_every` counts only with a hold-out or with `curve = "test"`.
-    `precision = "auto"` is bfloat16 where the device computes in it, else float32. `capture` replays the
-    step as one CUDA graph where there is CUDA; `compile` has torch.compile make the network's kernels.
-    `keep_checkpoints` is how many of the last checkpoints stay on the disk.
+    `iterations` is the length of the schedule; `stop_after` ends a run sooner without changing the schedule
+    (0: never). `evaluate_every` counts only with a validation set or with `curve = "test"`. `precision =
+    "auto"` is bfloat16 where the device computes in it, else float32. `capture` replays the step as one CUDA
+    graph where there is CUDA; `compile` has torch.compile make the network's kernels. `keep_checkpoints` is
+    how many of the latest checkpoints are kept.
     """
 
-    name: str = "custom"
-    network: str = "resnet20"
-    shortcut: str | None = None
-    data: str = _choice("cifar10", *DATASETS)
-    seed: int = _number(0, 0, 2**31 - 1)
-    iterations: int = _number(64_000, 1)
-    stop_after: int = _number(0, 0)
-    batch_size: int = _number(128, 1)
-    holdout: int = _number(0, 0)
-    curve: str = _choice("none", "none", "test")
-    log_every: int = _number(100, 1)
-    evaluate_every: int = _number(400, 1)
-    checkpoint_every: int = _number(400, 1)
-    keep_checkpoints: int = _number(2, 1)
-    label_smoothing: float = _number(0.0, 0, 1)
-    precision: str = _choice("float32", "auto", "float32", "bfloat16")
-    channels_last: bool = True
-    capture: bool = True
-    compile: bool = False
-    deterministic: bool = False
-    checkpoint_activations: bool = False
-    recompute_batchnorm: bool = False
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    schedule: Schedule = field(default_factory=Schedule)
-    augment: Augment = field(default_factory=Augment)
+    name: Text = "custom"
+    network: Text = "resnet20"
+    shortcut: Annotated[Text | None, BeforeValidator(_optional)] = None
+    data: Literal["cifar10", "cifar100", "digits"] = "cifar10"
+    seed: Whole = Field(0, ge=0, lt=2**31)
+    iterations: Whole = Field(64_000, ge=1)
+    stop_after: Whole = Field(0, ge=0)
+    batch_size: Whole = Field(128, ge=1)
+    validation: Whole = Field(0, ge=0, description="training images used for validation")
+    curve: Literal["none", "test"] = "none"
+    log_every: Whole = Field(100, ge=1)
+    evaluate_every: Whole = Field(400, ge=1)
+    checkpoint_every: Whole = Field(400, ge=1)
+    keep_checkpoints: Whole = Field(2, ge=1)
+    label_smoothing: Number = Field(0.0, ge=0, le=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    channels_last: Flag = True
+    capture: Flag = True
+    compile: Flag = False
+    deterministic: Flag = False
+    checkpoint_activations: Flag = Field(False, description="activation recomputation, to save memory")
+    recompute_batchnorm: Flag = Field(False, description="true BN averages at the end of training")
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    augment: Augment = Augment()
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
         if self.compile and self.checkpoint_activations:
-            raise UsageError("compile and checkpoint_activations do not go together: choose one")
+            raise UsageError("compile and checkpoint_activations cannot be combined: choose one")
         if self.optimizer.nesterov and not self.optimizer.momentum:
-            raise UsageError(
-                "optimizer.nesterov looks ahead along the momentum: optimizer.momentum must not be 0"
-            )
+            raise UsageError("optimizer.nesterov needs momentum: optimizer.momentum must not be 0")
         object.__setattr__(self, "shortcut", resolve_shortcut(self.network, self.shortcut))
+        return self
 
     @property
     def last_step(self) -> int:
@@ -167,8 +199,7 @@ class Recipe(_Section):
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain nested values that `from_dict` reads back to an equal recipe."""
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return plain
+        return self.model_dump(mode="json")
 
     def replace(self, changes: Mapping[str, Any]) -> "Recipe":
         """Return a copy with dotted keys changed; text is read as the field's type.
@@ -176,11 +207,12 @@ class Recipe(_Section):
         Raises:
             UsageError: a key is unknown or a value does not fit.
         """
-        values = self.as_dict()
+        values, known = self.as_dict(), self.flat()
         for key, value in changes.items():
+            key = _renamed(key)
+            if key not in known:
+                raise UsageError(unknown_key(key, known))
             section, _, name = key.rpartition(".")
-            if key not in self.flat():
-                raise UsageError(f"unknown recipe key '{key}'{_nearest(key, self.flat())}")
             (values[section] if section else values)[name] = value
         if "network" in changes and "shortcut" not in changes and _is_plain(values["network"]):
             values["shortcut"] = None
@@ -192,12 +224,16 @@ class Recipe(_Section):
 
 
 def from_dict(values: Mapping[str, Any]) -> Recipe:
-    """Build a recipe from nested values.
+    """Build a recipe from nested values, of this format or an earlier one.
 
     Raises:
-        UsageError: a key is unknown, or a value has the wrong type or lies out of its range.
+        UsageError: a key is unknown, a value has the wrong type or is out of range, or the format is newer.
     """
-    return _build(Recipe, "", values)
+    values = {_renamed(key): value for key, value in values.items()}
+    found = values.pop("format", 1)
+    if found not in range(1, FORMAT + 1):
+        raise UsageError(f"the recipe has format {found!r}; this version reads up to {FORMAT}: upgrade")
+    return Recipe(**values)
 
 
 def load_recipe(path: Path, network: str | None = None) -> Recipe:
@@ -206,7 +242,7 @@ def load_recipe(path: Path, network: str | None = None) -> Recipe:
     A network given here takes the place of the file's; a plain one also drops its shortcut option.
 
     Raises:
-        UsageError: the file is missing, is not JSON or TOML, or holds what no recipe has.
+        UsageError: the file is missing, is not JSON or TOML, or is not a valid recipe.
     """
     try:
         text = read_bounded(path, MAX_FILE).decode()
@@ -243,6 +279,10 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
     return [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
 
 
+def _renamed(key: str) -> str:
+    return "validation" if key == "holdout" else key  # its name in format 1
+
+
 def _is_plain(network: Any) -> bool:
     return parse_name(str(network)).family == "plain"
 
@@ -252,78 +292,3 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
-
-
-def _build(section: type[S], prefix: str, values: Mapping[str, Any]) -> S:
-    hints = typing.get_type_hints(section)
-    names = [item.name for item in dataclasses.fields(section)]  # type: ignore[arg-type]
-    arguments = {}
-    for name, value in values.items():
-        if name not in names:
-            raise UsageError(f"unknown recipe key '{prefix}{name}'{_nearest(name, names)}")
-        kind = hints[name]
-        if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
-            value = _build(typing.cast(type[_Section], kind), f"{name}.", value)
-        arguments[name] = value
-    return section(**arguments)
-
-
-def _nearest(key: str, valid: Iterable[str]) -> str:
-    valid = list(valid)
-    close = [k for k in valid if OTHER_NAMES.get(key) == k or k.endswith(f".{key}")]
-    close = close or difflib.get_close_matches(key, valid, n=1, cutoff=0.6)
-    return (f"; did you mean '{close[0]}'?" if close else ";") + f" The keys are: {', '.join(valid)}"
-
-
-def _convert(key: str, value: Any, kind: Any) -> Any:
-    """Return `value` as the declared type of its key; text is read as that type."""
-    if isinstance(kind, types.UnionType):
-        kind = next(option for option in typing.get_args(kind) if option is not type(None))
-        if value is None or value in ("none", "null", ""):
-            return None
-    try:
-        if dataclasses.is_dataclass(kind):
-            if isinstance(value, typing.cast(type, kind)):
-                return value
-        elif kind is bool:
-            return {"true": True, "false": False}[str(value).lower()]
-        elif kind is int and not isinstance(value, bool) and float(value) == int(float(value)):
-            return int(float(value))
-        elif kind is float and not isinstance(value, bool):
-            return float(value)
-        elif kind is str and isinstance(value, str):
-            value.encode()  # what UTF-8 cannot hold could never be written
-            return value
-        elif typing.get_origin(kind) is tuple:
-            items = value.strip("[]() ").split(",") if isinstance(value, str) else value
-            return tuple(float(item) for item in items if item != "")
-    except (TypeError, ValueError, KeyError, OverflowError):
-        pass
-    if dataclasses.is_dataclass(kind):
-        raise UsageError(f"{key} must hold keys of its own, not {value!r}")
-    expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text in UTF-8"}
-    raise UsageError(f"{key} must be {expected.get(kind, 'a list of numbers')}, not {_short(value)}")
-
-
-def _short(value: Any) -> str:
-    """Show a value that a file holds, which may be of any size and depth."""
-    try:
-        text = repr(value)
-    except RecursionError:
-        return "what is nested too deeply"
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _check(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
-    """Refuse a word that is not among the choices, or a number out of its range."""
-    if "choices" in metadata and value not in metadata["choices"]:
-        raise UsageError(f"{key} must be one of {', '.join(metadata['choices'])}, not '{value}'")
-    if "low" not in metadata:
-        return
-    low, high, above = metadata["low"], metadata["high"], metadata["above"]
-    for number in value if isinstance(value, tuple) else (value,):
-        fits = math.isfinite(number) and number <= high and (number > low if above else number >= low)
-        if not fits:
-            limit = f"above {low}" if above else f"at least {low}"
-            limit += "" if high == INFINITY else f" and at most {high}"
-            raise UsageError(f"{key} must be a finite number {limit}, not {number}")

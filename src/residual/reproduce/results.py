@@ -74,7 +74,7 @@ def load_results(folder: Path) -> list[dict[str, Any]]:
 def _curve(run: Run) -> dict[str, list[list[float]]]:
     """Return [step, error] pairs, at most 160 of each kind, which a picture can show; the last is one."""
     curve = {}
-    for kind in ("train", "test", "holdout"):
+    for kind in ("train", "test", "validation"):
         points = [[record["step"], round(record["error"], 3)] for record in run.metrics(kind)]
         if points:
             every = -(-len(points) // 160)

@@ -58,12 +58,12 @@ def plot_runs(runs: Sequence[Run], path: Path) -> None:
 def _draw(axes: Axes, run: Run, label: str, colour: str) -> float:
     """Draw one run; return the highest error that should stay in sight."""
     trained = run.metrics("train")
-    measured = run.metrics("holdout") or run.metrics("test")
+    measured = run.metrics("validation") or run.metrics("test")
     if not trained:
         raise RunError(f"{run.path} has no metrics yet")
     errors = _curve(axes, trained, f"{label}, training", color=colour, linestyle="--", linewidth=1)
     if measured:
-        kind = measured[0]["kind"].replace("holdout", "validation")
+        kind = measured[0]["kind"]
         errors += _curve(axes, measured, f"{label}, {kind}", color=colour, linewidth=2.2)
     return max(errors)
 

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import update_bn
 
 from ..data.batches import TrainBatches
 from ..data.cifar import RELEASES, default_root, find
-from ..data.dataset import Dataset, Split, hold_out
+from ..data.dataset import Dataset, Split, split_validation
 from ..data.load import load_dataset
 from ..data.normalization import Normalization
 from ..errors import CheckpointError, RunError, UsageError
@@ -56,7 +56,7 @@ class _Prepared:
     batches: TrainBatches
     normalization: Normalization
     held: Split | None
-    holdout_sha256: str | None
+    validation_sha256: str | None
     network: ResNet
     device: torch.device
     precision: str  # resolved: never "auto"
@@ -80,7 +80,7 @@ def _facts(recipe: Recipe, prepared: _Prepared, data_dir: str | Path | None) -> 
         "dataset": prepared.dataset.name,
         "data_dir": str(Path(data_dir or default_root()).resolve()),
         "precision": prepared.precision,
-        "holdout_sha256": prepared.holdout_sha256,
+        "validation_sha256": prepared.validation_sha256,
         "denormals_flushed": prepared.denormals_flushed,
         "bn_relu": "fused" if fused else "plain",
     }
@@ -193,8 +193,8 @@ def _prepare(
     flushed = devices.prepare(where)
     dataset = dataset or load_dataset(recipe.data, data_dir)
     part, held, digest = dataset.train, None, None
-    if recipe.holdout:
-        part, held, digest = hold_out(dataset.train, recipe.holdout)
+    if recipe.validation:
+        part, held, digest = split_validation(dataset.train, recipe.validation)
     normalization = Normalization.of(part)
     batches = TrainBatches(
         part.to(where), normalization.to(where), recipe.batch_size, recipe.augment, recipe.seed
@@ -243,11 +243,11 @@ def _evaluations(
     recipe: Recipe, prepared: _Prepared, reporter: Reporter
 ) -> dict[str, Callable[[], Evaluation]]:
     """Choose what is evaluated on the way: the hold-out if there is one, the test set only if asked for."""
-    splits = {"holdout": prepared.held, "test": prepared.dataset.test if recipe.curve == "test" else None}
+    splits = {"validation": prepared.held, "test": prepared.dataset.test if recipe.curve == "test" else None}
     chosen = {kind: split.to(prepared.device) for kind, split in splits.items() if split is not None}
 
     def evaluate(kind: str, split: Split) -> Evaluation:
-        name = "validation set" if kind == "holdout" else "test set"
+        name = "validation set" if kind == "validation" else "test set"
         with reporter.evaluating(name, len(split)) as progress:
             return prepared.evaluate(split, progress=progress)
 
@@ -260,7 +260,7 @@ def _recompute_batchnorm(network: nn.Module, batches: TrainBatches) -> None:
     update_bn((batches[step] for step in range(count)), network)
 
 
-def _holdout_best(prepared: _Prepared, trainer: Trainer) -> dict[str, float] | None:
+def _validation_best(prepared: _Prepared, trainer: Trainer) -> dict[str, float] | None:
     """Give the best hold-out step and its test error, which is reported and chooses nothing.
 
     Step, figure and weights come from one file, so they belong together.
@@ -296,7 +296,7 @@ def _finish(run: Run, recipe: Recipe, prepared: _Prepared, trainer: Trainer) -> 
         "loss": found.loss,
         "images": found.images,
         "training_error": trainer.training_error,
-        "holdout_best": _holdout_best(prepared, trainer),
+        "validation_best": _validation_best(prepared, trainer),
         "seconds": round(trainer.seconds, 3),
         "images_per_second": round(images / trainer.seconds, 1),
         "cpu_seconds": round(cpu.own, 1),

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import RunError
-from ..recipes.schema import Recipe, load_recipe
+from ..recipes.schema import FORMAT, Recipe, load_recipe
 from ..runtime.files import found, is_abandoned, read_bounded, write_json, write_text
 
 # what is read of a run's files, and its type
@@ -24,7 +24,7 @@ RESULT: Kinds = {
     **dict.fromkeys(("network", "data", "recipe"), str),
     **dict.fromkeys(("seed", "iterations", "images"), int),
     **dict.fromkeys(("error", "training_error", "seconds", "images_per_second"), NUMBER),
-    "holdout_best": (dict, type(None)),
+    "validation_best": (dict, type(None)),
 }
 ENVIRONMENT: Kinds = {
     **dict.fromkeys(("date", "command"), str),
@@ -43,7 +43,7 @@ class Run:
 
     recipe.json        the recipe, resolved
     environment.json   versions, hardware, commit, command, seed; one entry more for each resume
-    metrics.jsonl      one record a line: {"step", "kind": "train" | "test" | "holdout", ...}
+    metrics.jsonl      one record a line: {"step", "kind": "train" | "test" | "validation", ...}
     checkpoints/       what `--resume` goes on from
     result.json        the figures, once training has ended
     curves.png         error against iterations
@@ -75,7 +75,7 @@ class Run:
             _sweep_unfinished(path)
             new.path.mkdir(parents=True)
             write_json(new._environment, {"seed": recipe.seed, **environment, "resumed": []})
-            write_json(new._recipe, recipe.as_dict())
+            write_json(new._recipe, {"format": FORMAT, **recipe.as_dict()})
             new.path.rename(path)
         except (OSError, ValueError) as error:  # ValueError: a NUL in its name
             raise RunError(f"cannot make the run folder {path}: {error}") from error
@@ -181,8 +181,9 @@ class Run:
         return [record for record in records if kind in (None, record["kind"])]
 
     def _record(self, number: int, line: str) -> dict[str, Any]:
-        """Read a line of `metrics.jsonl`."""
-        return _object(line, RECORD, f"line {number} of {self._metrics}", "delete that line")
+        """Read a line of `metrics.jsonl`; early ones call the validation set a hold-out."""
+        record = _object(line, RECORD, f"line {number} of {self._metrics}", "delete that line")
+        return {**record, "kind": "validation"} if record["kind"] == "holdout" else record
 
     def forget_after(self, step: int) -> None:
         """Drop the records of steps that a resume will take again."""

@@ -36,8 +36,8 @@ class Trainer:
         batches: where step k's batch comes from.
         run: where metrics and checkpoints go.
         reporter: what is told meanwhile.
-        evaluations: what gives a figure every `recipe.evaluation_period` steps, under "holdout" (whose best
-            step is kept too) or "test".
+        evaluations: what gives a figure every `recipe.evaluation_period` steps, under "validation" (whose
+            best step is kept too) or "test".
     """
 
     def __init__(
@@ -237,7 +237,7 @@ class Trainer:
             found = evaluate()
             self.run.log({"step": self.step, "kind": kind, "loss": found.loss, "error": found.error})
             self.reporter.evaluated(self.step, kind, found.error)
-            if kind == "holdout" and (self.best is None or found.error < self.best["error"]):
+            if kind == "validation" and (self.best is None or found.error < self.best["error"]):
                 self.best = {"step": self.step, "error": found.error}
                 self._save("best")
 
