@@ -208,8 +208,8 @@ def few():
 
 
 def fit(few, path, kind, stop_after=None):
-    """Train for six steps, or go on; return the last checkpoint, and what was logged."""
-    settings = {"iterations": 6, "batch_size": 8, "log_every": 2, "checkpoint_every": 3}
+    """Train for ten steps, or go on; return the last checkpoint, and what was logged."""
+    settings = {"iterations": 10, "batch_size": 8, "log_every": 2, "checkpoint_every": 3}
     recipe = small(**{**settings, "optimizer.learning_rate": 0.01, **KINDS[kind]})
     torch.manual_seed(0)
     batches = TrainBatches(*few, recipe.batch_size, recipe.augment, seed=5)

@@ -80,7 +80,7 @@ def test_images_of_another_size_are_refused(tmp_path, monkeypatch):
         lambda *_: dataset(train=split(size=(8, 8)), test=split(size=(8, 8))),
     )
     with pytest.raises(CheckpointError, match="images of 8x8 pixels, the model takes 12x20"):
-        residual.evaluate(tmp_path / "run")
+        residual.evaluate(tmp_path / "run", data="digits")
 
 
 def test_a_name_in_place_of_a_recipe_is_refused_with_what_to_write():
