@@ -10,10 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from residual.data.batches import Draws, TrainBatches, crop_and_flip
+from residual.data.augment import crop_and_flip
 from residual.data.dataset import Split, split_validation
 from residual.data.load import load_dataset
+from residual.data.loader import DecodedBatches, TrainBatches
 from residual.data.normalization import Normalization
+from residual.data.preprocessing import Preprocessing
+from residual.data.sampler import Draws, Sampler
 from residual.errors import UsageError
 from residual.recipes.schema import Augment
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import residual
 from residual.data.normalization import Normalization
+from residual.data.preprocessing import Preprocessing
 from residual.errors import CheckpointError, UsageError
 from residual.models.names import MAX_CLASSES, parse_name
 from residual.recipes import schema as recipe
@@ -31,9 +32,9 @@ needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX"
 @pytest.fixture
 def model(tmp_path):
     """A model folder, to be damaged."""
-    normalization = Normalization.of_channels([0.5] * 3, [0.25] * 3)
+    preprocessing = Preprocessing((32, 32), Normalization.of_channels([0.5] * 3, [0.25] * 3))
     names = tuple(f"class {label}" for label in range(10))
-    config = ModelConfig("resnet8", "A", names, normalization, (3, 32, 32), "cifar10", "demo")
+    config = ModelConfig("resnet8", "A", names, preprocessing, "cifar10", "demo")
     save_model(tmp_path / "model", residual.create_model("resnet8"), config, "a card")
     return tmp_path / "model"
 

@@ -32,7 +32,7 @@ def test_a_run_and_its_model_carry_the_name_of_the_data(tmp_path):
     config = json.loads((tmp_path / "run/model/config.json").read_text())
     card = (tmp_path / "run/model/README.md").read_text()
     assert result.figures["data"] == config["data"] == "kitchen"
-    assert config["input_size"] == [3, 12, 20]
+    assert config["preprocessing"]["image_size"] == [12, 20]
     assert "kitchen" in card
     assert "cifar" not in card
     with pytest.raises(residual.ResidualError, match=r"not known here \('kitchen'\)"):
@@ -80,7 +80,7 @@ def test_images_of_another_size_are_refused(tmp_path, monkeypatch):
         lambda *_: dataset(train=split(size=(8, 8)), test=split(size=(8, 8))),
     )
     with pytest.raises(CheckpointError, match="images of 8x8 pixels, the model takes 12x20"):
-        residual.evaluate(tmp_path / "run")
+        residual.evaluate(tmp_path / "run", data="kitchen")
 
 
 def test_a_name_in_place_of_a_recipe_is_refused_with_what_to_write():
