@@ -54,7 +54,7 @@ def test_a_resume_needs_the_same_data(tmp_path):
     ("changes", "words"),
     [
         ({"train": Split(torch.zeros(4, 8, 8, dtype=torch.uint8), torch.zeros(4).long())}, "N, H, W, 3"),
-        ({"train": Split(torch.zeros(4, 8, 8, 1, dtype=torch.uint8), torch.zeros(4).long())}, "grey"),
+        ({"train": Split(torch.zeros(4, 8, 8, 1, dtype=torch.uint8), torch.zeros(4).long())}, "grayscale"),
         ({"train": Split(torch.zeros(4, 8, 8, 3), torch.zeros(4).long())}, "uint8"),
         ({"test": split(0)}, "at least one image"),
         ({"test": Split(split().images, torch.zeros(29).long())}, "label for each of its 30 images"),
