@@ -82,6 +82,17 @@ class FakeRelease:
         return path
 
 
+def config_of_format_1(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a model folder's config in format 1."""
+    old = {key: value for key, value in config.items() if key not in ("format", "preprocessing")}
+    new = config["preprocessing"]
+    return {
+        **old,
+        "input_size": [3, *new["image_size"]],
+        "normalization": {key: new[key] for key in ("scale", "mean", "std")},
+    }
+
+
 def _tar_gz(folder: str, files: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:

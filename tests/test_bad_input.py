@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import residual
+from conftest import config_of_format_1
 from residual.errors import ResidualError
 from residual.models.build import create_model
 
@@ -517,7 +518,10 @@ def test_a_config_that_is_cut(refused, model, text):
 )
 def test_a_config_that_is_altered(refused, model, key, value):
     path = model / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    config = json.loads(path.read_text())
+    if key in ("normalization", "input_size"):
+        config = config_of_format_1(config)
+    path.write_text(json.dumps({**config, key: value}))
     refused(4, ["evaluate", model], path)
 
 

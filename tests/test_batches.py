@@ -1,5 +1,6 @@
 """The stream of training batches: every picture once an epoch, crops and flips, normalisation, hold-out."""
 
+import hashlib
 import itertools
 import json
 
@@ -10,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from residual.data.batches import Draws, TrainBatches, crop_and_flip
+from residual.data.augment import crop_and_flip
 from residual.data.dataset import Split, split_validation
 from residual.data.load import load_dataset
+from residual.data.loader import DecodedBatches, TrainBatches
 from residual.data.normalization import Normalization
+from residual.data.preprocessing import Preprocessing
+from residual.data.sampler import Draws, Sampler
 from residual.errors import UsageError
 from residual.recipes.schema import Augment
 
@@ -364,3 +368,102 @@ def test_an_alternating_flip_alternates_for_every_image():
         assert torch.equal(before, ~after)
     other = Draws.of_epoch(4, 0, 1000, augment)
     assert not torch.equal(flipped[0], torch.empty_like(flipped[0]).index_put_((other.order,), other.flips))
+
+
+# the sampler
+
+
+def test_the_draws_are_those_of_every_version_so_far():
+    found = []
+    for augment in (Augment(), Augment(alternate_flip=True)):
+        draws = Sampler(1000, augment, seed=5).draws(950, 2100)
+        tensors = (draws.order, draws.offsets, draws.flips)
+        found.append(hashlib.sha256(b"".join(t.numpy().tobytes() for t in tensors)).hexdigest()[:16])
+    assert found == ["cfcf11acd204c5c1", "70074951b69aca1a"]
+
+
+@slow
+@given(streams(), st.integers(1, 9), st.integers(0, 200))
+def test_the_ranks_slices_make_up_the_global_batch(stream, ranks, position):
+    size, count, seed, _ = stream
+    whole = Sampler(size, Augment(), seed).draws(position, count)
+    slices = [Sampler(size, Augment(), seed).draws(position, count).slice_for(r, ranks) for r in range(ranks)]
+    for name in ("order", "offsets", "flips"):
+        assert torch.equal(torch.cat([getattr(s, name) for s in slices]), getattr(whole, name))
+    lengths = [len(part) for part in slices]
+    assert max(lengths) - min(lengths) <= 1
+
+
+@slow
+@given(streams(), st.integers(0, 200), st.integers(0, 100))
+def test_a_stretch_of_the_stream_is_its_parts_in_any_order(stream, position, split_at):
+    size, _, seed, _ = stream
+    whole, other = Sampler(size, Augment(), seed), Sampler(size, Augment(), seed)
+    later = other.draws(position + split_at, 50)  # drawn first
+    earlier = other.draws(position, split_at) if split_at else later.part(0, 0)
+    expected = whole.draws(position, split_at + 50)
+    for name in ("order", "offsets", "flips"):
+        parts = torch.cat([getattr(earlier, name), getattr(later, name)])
+        assert torch.equal(parts, getattr(expected, name))
+
+
+# the loaders
+
+
+class Lazy:
+    """Images of several sizes that are made when they are asked for, as a folder of files would be."""
+
+    class_names = ("a", "b", "c")
+    labels = torch.arange(40) % 3
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        size = (8 + index % 3, 9 + index % 4, 3)
+        return torch.randint(256, size, dtype=torch.uint8, generator=generator), int(self.labels[index])
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("fit", ["crop", "pad", "squish"])
+def test_a_batch_is_the_same_in_memory_and_decoded(workers, fit):
+    lazy = Lazy()
+    preprocessing = Preprocessing((8, 9), Normalization.of_channels([0.5] * 3, [0.25] * 3), fit=fit)
+    images = torch.cat([preprocessing.resized(image[None]) for image, _ in map(lazy.__getitem__, range(40))])
+    memory = TrainBatches(Split(images, lazy.labels), preprocessing, 12, Augment(padding=2), seed=3)
+    decoded = DecodedBatches(
+        lazy, preprocessing, 12, Augment(padding=2), 3, torch.device("cpu"), workers=workers
+    )
+    for step in (0, 3, 9, 3):
+        for found, expected in zip(decoded[step], memory[step], strict=True):
+            assert torch.equal(found, expected)
+            assert found.stride() == expected.stride()
+    assert decoded.device == memory.device
+
+
+def test_images_in_memory_of_another_size_are_resized_on_the_way():
+    split = random_split(10, 6)
+    preprocessing = Preprocessing((4, 4), NOTHING)
+    images, labels = TrainBatches(split, preprocessing, 10, PLAIN, seed=0)[0]
+    assert torch.equal(images.permute(0, 2, 3, 1), preprocessing.resized(split.images[labels]).float())
+
+
+def test_an_image_that_cannot_be_decoded_is_not_swallowed():
+    class Broken(Lazy):
+        def __getitem__(self, index):
+            raise OSError("image 7 is truncated")
+
+    preprocessing = Preprocessing((8, 9), NOTHING)
+    with pytest.raises(OSError, match="image 7 is truncated"):
+        DecodedBatches(Broken(), preprocessing, 12, PLAIN, 3, torch.device("cpu"))[0]
+
+
+def test_a_split_is_a_dataset_of_pairs_itself():
+    split = Split(random_split(6, 4).images, torch.arange(6) % 2, ("a", "b"))
+    image, label = split[3]
+    assert (image.shape, label, type(label)) == ((4, 4, 3), 1, int)
+    assert [label for _, label in torch.utils.data.DataLoader(split, batch_size=None)] == [0, 1, 0, 1, 0, 1]
+    assert (
+        split.take(torch.tensor([1])).class_names == split.to(torch.device("cpu")).class_names == ("a", "b")
+    )

@@ -12,9 +12,9 @@ import torch
 
 import residual
 from residual import get_recipe
-from residual.data.batches import TrainBatches
 from residual.data.dataset import Split
 from residual.data.load import load_dataset
+from residual.data.loader import TrainBatches
 from residual.data.normalization import Normalization
 from residual.errors import NonFiniteLossError
 from residual.runtime.device import describe

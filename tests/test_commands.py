@@ -59,7 +59,7 @@ def test_the_run_folder_is_complete(run_folder):
     environment = json.loads((run_folder / "environment.json").read_text())
     assert {"versions", "hardware", "commit", "command", "seed"} <= environment.keys()
     config = json.loads((run_folder / "model" / "config.json").read_text())
-    assert {"network", "class_names", "normalization", "input_size", "recipe"} <= config.keys()
+    assert {"format", "network", "class_names", "preprocessing", "recipe"} <= config.keys()
     assert f"{result['error']:.2f} %" in (run_folder / "model" / "README.md").read_text()
     assert [r["step"] for r in Run.open(run_folder).metrics("train")] == [2, 4, 6, 8, 10, 12], "at least five"
 

@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import residual
+from conftest import config_of_format_1
 from residual.data.normalization import Normalization
+from residual.data.preprocessing import Preprocessing
 from residual.errors import CheckpointError, UsageError
 from residual.models.names import MAX_CLASSES, parse_name
 from residual.recipes import schema as recipe
@@ -31,9 +33,9 @@ needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX"
 @pytest.fixture
 def model(tmp_path):
     """A model folder, to be damaged."""
-    normalization = Normalization.of_channels([0.5] * 3, [0.25] * 3)
+    preprocessing = Preprocessing((32, 32), Normalization.of_channels([0.5] * 3, [0.25] * 3))
     names = tuple(f"class {label}" for label in range(10))
-    config = ModelConfig("resnet8", "A", names, normalization, (3, 32, 32), "cifar10", "demo")
+    config = ModelConfig("resnet8", "A", names, preprocessing, "cifar10", "demo")
     save_model(tmp_path / "model", residual.create_model("resnet8"), config, "a card")
     return tmp_path / "model"
 
@@ -120,7 +122,12 @@ def test_a_number_of_classes_that_no_data_has(classes):
         residual.create_model("resnet8", num_classes=classes)
 
 
+PREPROCESSING = Preprocessing((32, 32), Normalization.of_channels([0.5] * 3, [0.25] * 3)).as_dict()
+
+
 def with_value(config: dict, key: str, value: object) -> str:
+    if key in ("input_size", "normalization"):
+        config = config_of_format_1(config)
     return json.dumps({**config, key: value})
 
 
@@ -141,6 +148,25 @@ def with_value(config: dict, key: str, value: object) -> str:
         ("input_size", [3, 32, 0]),
         ("input_size", [3, 32.0, "32"]),
         ("input_size", "332"),
+        ("format", 0),
+        ("format", "2"),
+        ("format", True),
+        ("preprocessing", None),
+        ("preprocessing", [1, 2]),
+        ("preprocessing", {"image_size": [32, 32]}),
+        ("preprocessing", {**PREPROCESSING, "image_size": [32]}),
+        ("preprocessing", {**PREPROCESSING, "image_size": [32, 10**9]}),
+        ("preprocessing", {**PREPROCESSING, "image_size": [32, 0]}),
+        ("preprocessing", {**PREPROCESSING, "image_size": "32"}),
+        ("preprocessing", {**PREPROCESSING, "resize": 31}),
+        ("preprocessing", {**PREPROCESSING, "resize": 10**9}),
+        ("preprocessing", {**PREPROCESSING, "resize": 32.0}),
+        ("preprocessing", {**PREPROCESSING, "resize": 40, "fit": "pad"}),
+        ("preprocessing", {**PREPROCESSING, "fit": "stretch"}),
+        ("preprocessing", {**PREPROCESSING, "fit": ["crop"]}),
+        ("preprocessing", {**PREPROCESSING, "interpolation": "nearest"}),
+        ("preprocessing", {**PREPROCESSING, "mean": [[[1.0] * 3] * 31] * 32}),
+        ("preprocessing", {**PREPROCESSING, "std": [1.0, -1.0, 1.0]}),
         ("normalization", {"mean": [1.0, float("nan"), 1.0], "std": [1.0, 1.0, 1.0]}),
         ("normalization", {"mean": [1.0, 1.0, 1.0], "std": [1.0, 0.0, 1.0]}),
         ("normalization", {"mean": [1.0, 1.0, 1.0], "std": [1.0, float("inf"), 1.0]}),

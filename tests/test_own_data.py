@@ -32,7 +32,7 @@ def test_a_run_and_its_model_carry_the_name_of_the_data(tmp_path):
     config = json.loads((tmp_path / "run/model/config.json").read_text())
     card = (tmp_path / "run/model/README.md").read_text()
     assert result.figures["data"] == config["data"] == "kitchen"
-    assert config["input_size"] == [3, 12, 20]
+    assert config["preprocessing"]["image_size"] == [12, 20]
     assert "kitchen" in card
     assert "cifar" not in card
     with pytest.raises(residual.ResidualError, match=r"not known here \('kitchen'\)"):
@@ -54,7 +54,7 @@ def test_a_resume_needs_the_same_data(tmp_path):
     ("changes", "words"),
     [
         ({"train": Split(torch.zeros(4, 8, 8, dtype=torch.uint8), torch.zeros(4).long())}, "N, H, W, 3"),
-        ({"train": Split(torch.zeros(4, 8, 8, 1, dtype=torch.uint8), torch.zeros(4).long())}, "grey"),
+        ({"train": Split(torch.zeros(4, 8, 8, 1, dtype=torch.uint8), torch.zeros(4).long())}, "grayscale"),
         ({"train": Split(torch.zeros(4, 8, 8, 3), torch.zeros(4).long())}, "uint8"),
         ({"test": split(0)}, "at least one image"),
         ({"test": Split(split().images, torch.zeros(29).long())}, "label for each of its 30 images"),

@@ -13,8 +13,8 @@ import torch
 
 import residual
 from residual import get_recipe
-from residual.data.batches import TrainBatches
 from residual.data.load import load_dataset
+from residual.data.loader import TrainBatches
 from residual.data.normalization import Normalization
 from residual.errors import CheckpointError, InterruptedRunError, NonFiniteLossError, RunError
 from residual.evaluation.classification import Evaluation

@@ -9,9 +9,9 @@ import torch
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 
-from ..data.batches import TrainBatches
 from ..data.dataset import Split
-from ..data.normalization import Normalization
+from ..data.loader import TrainBatches
+from ..data.preprocessing import Preprocessing
 from ..exporters.int8 import quantize
 from ..models.build import create_model
 from ..models.fold import optimize_for_inference
@@ -115,5 +115,5 @@ def _batches(batch_size: int, device: torch.device) -> TrainBatches:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (10_000, 32, 32, 3), generator=generator, dtype=torch.uint8)
     split = Split(pixels, torch.arange(10_000) % 10)
-    normalization = Normalization.of(split)
-    return TrainBatches(split.to(device), normalization.to(device), batch_size, Augment(), seed=0)
+    preprocessing = Preprocessing.measure(split)
+    return TrainBatches(split.to(device), preprocessing.to(device), batch_size, Augment(), seed=0)

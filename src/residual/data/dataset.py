@@ -1,38 +1,63 @@
-"""A data set in memory: 8-bit pictures and labels, in a training and a test part."""
+"""What a dataset must offer, and datasets in memory: uint8 images and labels, a training and a test set."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import DataError, UsageError
 
-VALIDATION_SEED = 0  # the same hold-out for every run, whatever its training seed
+VALIDATION_SEED = 0  # the same validation set for every run, whatever its training seed
+
+
+class ImageDataset(Protocol):
+    """Images that are loaded by their index, as torch's map-style datasets are, with labels and class names.
+
+    `dataset[i]` is image i, uint8 [H, W, 3] (R, G, B), and its label; images may differ in size. `labels` are
+    known without loading an image; `class_names` is empty where they are not known.
+    """
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels [N] as int64."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What each label means."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, int]: ...
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Pictures [N, H, W, 3] as uint8 (R, G, B) and labels [N] as int64."""
+    """Images in memory, an `ImageDataset`: uint8 [N, H, W, 3] (R, G, B), with labels [N] as int64."""
 
     images: Tensor
     labels: Tensor
+    class_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
     def take(self, indices: Tensor) -> "Split":
-        """Return the part with these indices, in their order."""
-        return Split(self.images[indices], self.labels[indices])
+        """Return the images with these indices, in their order."""
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def to(self, device: torch.device) -> "Split":
         """Return the split on a device."""
-        return Split(self.images.to(device), self.labels.to(device))
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named data set; `class_names[label]` says what a label means.
+    """A named dataset; `class_names[label]` says what a label means.
 
     Raises:
         DataError: training and test images are not uint8 [N, H, W, 3] of one size, or a label has no class.
@@ -64,7 +89,7 @@ def _check(name: str, split: Split, classes: int) -> None:
     if images.dim() != 4 or images.shape[3] != 3 or images.dtype != torch.uint8:
         raise DataError(
             f"{name} must be uint8 images [N, H, W, 3], not {images.dtype} {list(images.shape)}; "
-            "repeat a grey image three times"
+            "repeat a grayscale image three times"
         )
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64 or not len(labels):
         raise DataError(
@@ -77,12 +102,12 @@ def _check(name: str, split: Split, classes: int) -> None:
 
 
 def split_validation(split: Split, count: int) -> tuple[Split, Split, str]:
-    """Set `count` pictures apart, as the paper's 45k/5k split does (section 4.2).
+    """Set `count` images apart as a validation set, as the paper's 45k/5k split does (section 4.2).
 
     The choice depends on the split's size alone, never on a run's seed.
 
     Returns:
-        The remaining part, the held-out part, and the SHA-256 of the held-out indices (int32,
+        The remaining training set, the validation set, and the SHA-256 of the latter's indices (int32,
         ascending), to be recorded.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How pixels become the numbers a network sees; kept with every model."""
+"""Normalization of pixel values by mean and standard deviation: one part of preprocessing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +14,7 @@ from .dataset import Split
 class Normalization:
     """Subtract `mean` and divide by `std`, both on the 0..255 scale.
 
-    `mean` is [H, W, 3], one value a pixel (section 4.2, "per-pixel mean subtracted"), or [3], one a
-    channel; `std` is [3].
+    `mean` is [H, W, 3], a per-pixel mean (section 4.2), or [3], a per-channel mean; `std` is [3].
     """
 
     mean: Tensor
@@ -38,7 +37,7 @@ class Normalization:
 
     @classmethod
     def of_channels(cls, mean: Sequence[float], std: Sequence[float]) -> "Normalization":
-        """Take another project's channel means and deviations, given on the 0..1 scale."""
+        """Take channel means and standard deviations that are given on the 0..1 scale."""
         return cls(torch.tensor(mean) * 255, torch.tensor(std) * 255)
 
     def to(self, device: torch.device) -> "Normalization":
@@ -46,11 +45,11 @@ class Normalization:
         return Normalization(self.mean.to(device), self.std.to(device))
 
     def apply(self, images: Tensor) -> Tensor:
-        """Map uint8 pictures [N, H, W, 3] to float32 [N, H, W, 3]."""
+        """Map uint8 images [N, H, W, 3] to float32 [N, H, W, 3]."""
         return images.float().sub_(self.mean).div_(self.std)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values; a per-pixel mean as rows of pixels, [H][W][3]."""
+        """Return plain values; a per-pixel mean as nested lists [H][W][3]."""
         return {"scale": "0..255", "mean": _short(self.mean), "std": _short(self.std)}
 
     @classmethod
@@ -58,14 +57,14 @@ class Normalization:
         """Read back what `as_dict` gave.
 
         Raises:
-            ValueError: the mean is neither [H, W, 3] nor [3], the deviation is not [3] or not above 0, or
-                a value is not finite.
+            ValueError: the mean is neither [H, W, 3] nor [3], the standard deviation is not [3] or not
+                above 0, or a value is not finite.
         """
         found = cls(torch.tensor(values["mean"]).float(), torch.tensor(values["std"]).float())
         if found.mean.shape[-1:] != (3,) or found.mean.dim() not in (1, 3) or found.std.shape != (3,):
-            raise ValueError("the normalisation has a wrong shape")
+            raise ValueError("the mean or standard deviation has the wrong shape")
         if not (found.mean.isfinite().all() and found.std.isfinite().all() and (found.std > 0).all()):
-            raise ValueError("the normalisation is not finite, or its deviation is not above 0")
+            raise ValueError("the mean or standard deviation is not finite, or the latter is not above 0")
         return found
 
 

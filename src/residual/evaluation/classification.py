@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.dataset import Split
-from ..data.normalization import Normalization
+from ..data.preprocessing import Preprocessing
 from ..errors import CheckpointError
 from ..models.fold import optimize_for_inference
 from ..models.resnet import ResNet
@@ -40,7 +40,7 @@ class Evaluation:
 def evaluate_split(
     network: nn.Module,
     split: Split,
-    normalization: Normalization,
+    preprocessing: Preprocessing,
     device: torch.device,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> Evaluation:
@@ -52,10 +52,10 @@ def evaluate_split(
     was_training = network.training
     network.eval()
     ready = optimize_for_inference(network) if isinstance(network, ResNet) else network
-    normalization = normalization.to(device)
+    preprocessing = preprocessing.to(device)
     scores = []
     for start in range(0, len(split), BATCH_SIZE):
-        images = normalization.apply(split.images[start : start + BATCH_SIZE].to(device))
+        images = preprocessing.apply(split.images[start : start + BATCH_SIZE].to(device))
         scores.append(ready(images.permute(0, 3, 1, 2)).float().cpu())
         progress(start + len(images))
     network.train(was_training)

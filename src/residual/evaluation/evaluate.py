@@ -55,7 +55,7 @@ def evaluate(
     dataset = load_dataset(data or config.data, data_dir)
     _check_fit(dataset, config)
     if int8:
-        pictures = config.normalization.apply(dataset.train.images[:CALIBRATION_IMAGES])
+        pictures = config.preprocessing.apply(dataset.train.images[:CALIBRATION_IMAGES])
         with TemporaryDirectory() as folder:
             quantised = quantize(network, pictures.permute(0, 3, 1, 2), Path(folder) / "int8.onnx")
             return _evaluate(quantised, dataset, config, torch.device("cpu"), quiet)
@@ -68,7 +68,7 @@ def _evaluate(
     network: nn.Module, dataset: Dataset, config: ModelConfig, device: torch.device, quiet: bool
 ) -> Evaluation:
     with Reporter(not quiet) as reporter, reporter.evaluating("test set", len(dataset.test)) as progress:
-        return evaluate_split(network, dataset.test, config.normalization, device, progress)
+        return evaluate_split(network, dataset.test, config.preprocessing, device, progress)
 
 
 def _check_fit(dataset: Dataset, config: ModelConfig) -> None:
@@ -84,8 +84,8 @@ def _check_fit(dataset: Dataset, config: ModelConfig) -> None:
             f"{dataset.name} has {len(names)} classes ({_few(names)}), the model {len(own)} ({_few(own)}): "
             "evaluate it on the classes that it was trained for"
         )
-    if dataset.image_size != tuple(config.input_size[1:]):
-        sizes = ["x".join(map(str, size)) for size in (dataset.image_size, config.input_size[1:])]
+    if dataset.image_size != config.preprocessing.image_size:
+        sizes = ["x".join(map(str, size)) for size in (dataset.image_size, config.preprocessing.image_size)]
         raise CheckpointError(f"{dataset.name} has images of {sizes[0]} pixels, the model takes {sizes[1]}")
 
 

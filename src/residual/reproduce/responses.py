@@ -30,7 +30,7 @@ def layer_responses(network: ResNet, split: Split) -> list[float]:
     ]
     try:
         with torch.no_grad():
-            network.eval()(config.normalization.apply(split.images[:PICTURES]).permute(0, 3, 1, 2))
+            network.eval()(config.preprocessing.apply(split.images[:PICTURES]).permute(0, 3, 1, 2))
     finally:
         for hook in hooks:
             hook.remove()

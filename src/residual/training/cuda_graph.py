@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..data.batches import TrainBatches
+from ..data.loader import TrainBatches
 from ..recipes.schema import Recipe
 from .metrics import Window
 from .optim import Guard

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from ..data.batches import TrainBatches
 from ..data.cifar import RELEASES, default_root, find
 from ..data.dataset import Dataset, Split, split_validation
 from ..data.load import load_dataset
-from ..data.normalization import Normalization
+from ..data.loader import TrainBatches
+from ..data.preprocessing import Preprocessing
 from ..errors import CheckpointError, RunError, UsageError
 from ..evaluation.classification import Evaluation, evaluate_split
 from ..models.build import create_model
@@ -54,7 +54,7 @@ class _Prepared:
 
     dataset: Dataset
     batches: TrainBatches
-    normalization: Normalization
+    preprocessing: Preprocessing
     held: Split | None
     validation_sha256: str | None
     network: ResNet
@@ -69,7 +69,7 @@ class _Prepared:
         progress: Callable[[int], None] = lambda _done: None,
     ) -> Evaluation:
         """Evaluate the network being trained, or another of its kind, on a split."""
-        return evaluate_split(network or self.network, split, self.normalization, self.device, progress)
+        return evaluate_split(network or self.network, split, self.preprocessing, self.device, progress)
 
 
 def _facts(recipe: Recipe, prepared: _Prepared, data_dir: str | Path | None) -> dict[str, Any]:
@@ -195,9 +195,9 @@ def _prepare(
     part, held, digest = dataset.train, None, None
     if recipe.validation:
         part, held, digest = split_validation(dataset.train, recipe.validation)
-    normalization = Normalization.of(part)
+    preprocessing = Preprocessing.measure(part)
     batches = TrainBatches(
-        part.to(where), normalization.to(where), recipe.batch_size, recipe.augment, recipe.seed
+        part.to(where), preprocessing.to(where), recipe.batch_size, recipe.augment, recipe.seed
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -209,7 +209,7 @@ def _prepare(
         )
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     network.to(where, memory_format=layout)  # type: ignore[call-overload]
-    return _Prepared(dataset, batches, normalization, held, digest, network, where, precision, flushed)
+    return _Prepared(dataset, batches, preprocessing, held, digest, network, where, precision, flushed)
 
 
 def _execute(
@@ -308,8 +308,7 @@ def _finish(run: Run, recipe: Recipe, prepared: _Prepared, trainer: Trainer) -> 
         network=recipe.network,
         shortcut=recipe.shortcut,
         class_names=prepared.dataset.class_names,
-        normalization=prepared.normalization,
-        input_size=(3, *prepared.dataset.image_size),
+        preprocessing=prepared.preprocessing,
         data=prepared.dataset.name,
         recipe=recipe_label(recipe),
     )

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ..data.batches import TrainBatches
+from ..data.loader import TrainBatches
 from ..errors import CheckpointError, InterruptedRunError, NonFiniteLossError, RunError
 from ..evaluation.classification import Evaluation
 from ..recipes.schema import Recipe, differences, from_dict

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..data.cifar import RELEASES
 from ..data.normalization import Normalization
+from ..data.preprocessing import Preprocessing
 from ..errors import CheckpointError, UsageError
 from ..models.blocks import BasicBlock, Bottleneck
 from ..models.build import create_model
@@ -91,8 +92,7 @@ def import_checkpoint(
         network=model,
         shortcut=shortcut,
         class_names=names or tuple(f"class {label}" for label in range(classes)),
-        normalization=_normalization(project, mean, std),
-        input_size=(3, 32, 32),
+        preprocessing=Preprocessing((32, 32), _normalization(project, mean, std)),
         data=release.name if release else "unknown",
         recipe=source,
     )

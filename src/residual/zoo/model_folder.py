@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ..data.normalization import Normalization
+from ..data.preprocessing import Preprocessing
 from ..errors import CheckpointError, UsageError
 from ..models.build import create_model
 from ..models.names import MAX_CLASSES
@@ -22,42 +23,59 @@ from ..runtime.files import found, read_bounded, write_atomically, write_text
 COUNTER = "num_batches_tracked"  # how long BN was trained: no weight, and no inference reads it
 MAX_CONFIG = 2**22  # bytes; a mean of 224 x 224 pixels takes half of it
 MAX_NAME = 1000  # characters of a class name
-MAX_SIDE = 4096  # pixels
+FORMAT = 2  # of config.json; 1 had no number, and `input_size` and `normalization` for `preprocessing`
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """What must be known beside the weights to use a network.
 
-    `input_size` is (channels, height, width); `recipe` names how it was trained, `data` on what.
+    `recipe` names how it was trained, `data` on what.
     """
 
     network: str
     shortcut: str | None
     class_names: tuple[str, ...]
-    normalization: Normalization
-    input_size: tuple[int, int, int]
+    preprocessing: Preprocessing
     data: str
     recipe: str
 
+    @property
+    def normalization(self) -> Normalization:
+        """How images of the right size become the network's input: `normalization.apply(images)`."""
+        return self.preprocessing.normalization
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of the network's input."""
+        return 3, *self.preprocessing.image_size
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
-        values = {name: value for name, value in asdict(self).items() if name != "normalization"}
-        return {**values, "normalization": self.normalization.as_dict()}
+        return {
+            "format": FORMAT,
+            "network": self.network,
+            "shortcut": self.shortcut,
+            "class_names": list(self.class_names),
+            "data": self.data,
+            "recipe": self.recipe,
+            "preprocessing": self.preprocessing.as_dict(),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
-        """Read back what `as_dict` gave.
+        """Read back what `as_dict` gave, here or in an older version.
 
         Raises:
+            CheckpointError: a newer version wrote it.
             KeyError, TypeError, ValueError, RuntimeError, OverflowError: it is something else.
         """
+        preprocessing = _read_preprocessing(values)  # first of all, for it looks at the format
         config = cls(
             network=values["network"],
             shortcut=values["shortcut"],
             class_names=tuple(values["class_names"]),
-            normalization=Normalization.from_dict(values["normalization"]),
-            input_size=tuple(values["input_size"]),
+            preprocessing=preprocessing,
             data=values["data"],
             recipe=values["recipe"],
         )
@@ -67,6 +85,28 @@ class ModelConfig:
     def create(self) -> ResNet:
         """Create the network, with fresh weights."""
         return create_model(self.network, num_classes=len(self.class_names), shortcut=self.shortcut)
+
+
+def _format(values: Any) -> int:
+    """Return a config's format, if this version reads it."""
+    found = values.get("format", 1) if isinstance(values, Mapping) else None
+    if type(found) is not int or found < 1:
+        raise ValueError("not a config, or its format is not a number")
+    if found > FORMAT:
+        raise CheckpointError(
+            f"it has format {found}, this version of residual reads up to {FORMAT}: upgrade residual"
+        )
+    return found
+
+
+def _read_preprocessing(values: Any) -> Preprocessing:
+    """Read it from a config; in format 1, images are only normalized."""
+    if _format(values) > 1:
+        return Preprocessing.from_dict(values["preprocessing"])
+    size = values["input_size"]
+    if len(size) != 3 or size[0] != 3:
+        raise ValueError("input_size must be [3, height, width]")
+    return Preprocessing(tuple(size[1:]), Normalization.from_dict(values["normalization"]))
 
 
 def portable_state(network: nn.Module, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -96,7 +136,7 @@ def save_model(
 def load_model(folder: str | Path) -> ResNet:
     """Load a network from a model folder, or from a run folder that holds one, in evaluation mode.
 
-    Its `config` attribute, a `ModelConfig`, tells class names, normalisation and input size.
+    Its `config` attribute, a `ModelConfig`, tells class names and preprocessing.
 
     Raises:
         UsageError: there is no model in the folder.
@@ -172,6 +212,8 @@ def _read_config(path: Path) -> tuple[ModelConfig, ResNet, str | None]:
         values = json.loads(read_bounded(path, MAX_CONFIG).decode())
         config = ModelConfig.from_dict(values)
         return config, config.create(), values.get("weights_sha256")
+    except CheckpointError as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RuntimeError, UsageError) as error:
         raise CheckpointError(f"{path} is cut or altered: {type(error).__name__}: {error}") from error
 
@@ -189,12 +231,6 @@ def _check_config(config: ModelConfig, class_names: Any) -> None:
         raise ValueError(f"class_names must be a list of 1 to {MAX_CLASSES:,} names")
     if not all(isinstance(name, str) and len(name) <= MAX_NAME for name in class_names):
         raise ValueError(f"class_names must be texts of at most {MAX_NAME:,} characters")
-    size = config.input_size
-    if len(size) != 3 or size[0] != 3 or not all(type(n) is int and 1 <= n <= MAX_SIDE for n in size):
-        raise ValueError(f"input_size must be [3, height, width], each side at most {MAX_SIDE:,}")
-    mean = config.normalization.mean
-    if mean.dim() == 3 and tuple(mean.shape[:2]) != size[1:]:
-        raise ValueError("the per-pixel mean has another size than the input")
 
 
 def _expected_size(network: nn.Module) -> int:
@@ -234,5 +270,5 @@ Classes: {labels}.
     residual evaluate FOLDER
 
     import residual
-    model = residual.load_model("FOLDER")  # normalisation and class names in model.config
+    model = residual.load_model("FOLDER")  # preprocessing and class names in model.config
 """
