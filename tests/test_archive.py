@@ -1,4 +1,4 @@
-"""Downloads that break off, and archives that are cut, altered or hostile."""
+"""Downloads that break off, and archives that are truncated, corrupted or hostile."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""The stream of training batches: every picture once an epoch, crops and flips, normalisation, hold-out."""
+"""Training batches: every image once an epoch, crops, flips, normalization, validation, ranks, loaders."""
 
 import hashlib
 import itertools
@@ -28,7 +28,7 @@ seeds = st.integers(0, 2**31 - 1)
 
 
 def numbered(count: int, size: int = 4) -> Split:
-    """Make a set whose pictures are told apart by every pixel and by their label."""
+    """Make a set whose images are told apart by every pixel and by their label."""
     labels = torch.arange(count)
     images = torch.stack([labels % 256, labels // 256, torch.zeros(count).long()], 1)
     return Split(images[:, None, None].expand(-1, size, size, -1).to(torch.uint8).contiguous(), labels)
@@ -193,7 +193,7 @@ def test_batches_are_cropped_and_flipped_as_drawn(augment):
 
 
 def seen_draws(augment: Augment, steps: int) -> np.ndarray:
-    """Read crop offsets and flips off the pictures: rows of (row offset, column offset, flipped)."""
+    """Read crop offsets and flips off the images: rows of (row offset, column offset, flipped)."""
     size, count = 12, 300  # every pixel tells its row and its column
     rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     image = torch.stack([rows + 1, columns + 1, torch.zeros_like(rows)], -1).to(torch.uint8)
@@ -250,7 +250,7 @@ def test_padding_is_zero_after_normalisation():
     assert bool(((images == 0).all(1) | (images != 0).all(1)).all())
 
 
-# normalisation
+# normalization
 
 
 def test_mean_and_deviation_are_numpys():
@@ -307,7 +307,7 @@ def test_json_gives_back_the_same_bits(mean, std):
         assert torch.equal(after.view(torch.int32), before.view(torch.int32))
 
 
-# hold-out
+# validation set
 
 
 @slow

@@ -69,7 +69,7 @@ def test_cifar100_takes_the_fine_label(tmp_path):
 def test_a_label_out_of_range_is_refused(tmp_path, official, labels):
     path = tmp_path / "train.bin"
     path.write_bytes(one_record(bytes(len(labels))) + one_record(labels))
-    with pytest.raises(DataError, match=f"train.bin is altered: it holds the label {labels[-1]}"):
+    with pytest.raises(DataError, match=f"train.bin is corrupted: it holds the label {labels[-1]}"):
         cifar.read_records(release_of(official, path.name, 2), path)
 
 
@@ -123,11 +123,11 @@ def _flip(content: bytes) -> bytes:
 
 DAMAGE = {
     "missing": (None, "is missing"),
-    "empty": (lambda content: b"", "cut or altered: 0 bytes"),
-    "short by a byte": (lambda content: content[:-1], "cut or altered"),
-    "short by a record": (lambda content: content[: -1 - PIXELS], "cut or altered"),
-    "too long": (lambda content: content + b"\0", "cut or altered"),
-    "one bit altered": (_flip, "cut or altered: its MD5"),
+    "empty": (lambda content: b"", "truncated or corrupted: 0 bytes"),
+    "short by a byte": (lambda content: content[:-1], "truncated or corrupted"),
+    "short by a record": (lambda content: content[: -1 - PIXELS], "truncated or corrupted"),
+    "too long": (lambda content: content + b"\0", "truncated or corrupted"),
+    "one bit altered": (_flip, "truncated or corrupted: its MD5"),
 }
 
 
@@ -155,7 +155,7 @@ def test_a_damaged_file_is_named(tmp_path, fake_cifar10, cli, damage, name):
 def test_a_damaged_file_of_cifar100_is_named(tmp_path, fake_cifar100, name):
     path = fake_cifar100.put_folder(tmp_path) / name
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DataError, match="cut or altered") as caught:
+    with pytest.raises(DataError, match="truncated or corrupted") as caught:
         load_dataset("cifar100", tmp_path)
     assert str(path) in str(caught.value)
 
@@ -219,7 +219,7 @@ def test_an_archive_is_extracted_once(tmp_path, fake_cifar10):
 def test_a_damaged_archive_is_named_and_nothing_extracted(tmp_path, fake_cifar10, change):
     archive = fake_cifar10.put_archive(tmp_path)
     archive.write_bytes(change(archive.read_bytes()))
-    with pytest.raises(DataError, match="is cut or altered: its MD5") as caught:
+    with pytest.raises(DataError, match="is truncated or corrupted: its MD5") as caught:
         load_dataset("cifar10", tmp_path)
     assert str(archive) in str(caught.value)
     assert list(tmp_path.iterdir()) == [archive]
@@ -272,7 +272,7 @@ def test_fetch_refuses_an_altered_download(tmp_path, fake_cifar100, server, cli,
     server.files[f"/{fake_cifar100.release.archive}"] = fake_cifar100.archive[:-1] + b"?"
     code, _, err = cli("data", "fetch", "cifar100", "--data-dir", tmp_path)
     assert code == 3
-    assert "altered" in err
+    assert "corrupted" in err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -361,4 +361,4 @@ def test_one_altered_bit_in_the_official_data_is_found(official, cifar10_root, t
     batch.write_bytes(content)
     code, _, err = cli("data", "describe", "cifar10", "--data-dir", folder)
     assert code == 3
-    assert err.startswith(f"residual: {batch} is cut or altered: its MD5")
+    assert err.startswith(f"residual: {batch} is truncated or corrupted: its MD5")

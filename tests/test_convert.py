@@ -1,4 +1,4 @@
-"""Datasets of torch, and stand-ins with the interfaces of torchvision's and Hugging Face's, read into memory."""
+"""Datasets of torch, and stand-ins for those of torchvision and Hugging Face, read into memory."""
 
 import numpy as np
 import pytest

@@ -123,7 +123,7 @@ def test_an_archive_is_checked_and_extracted(tmp_path, fake_cifar10, monkeypatch
     release = fake_cifar10.release
     archive = tmp_path / release.python_archive
     archive.write_bytes(_tar_gz(release.python_folder, python_files(fake_cifar10)))
-    with pytest.raises(DataError, match=f"{archive.name} is cut or altered: its MD5"):
+    with pytest.raises(DataError, match=f"{archive.name} is truncated or corrupted: its MD5"):
         load_dataset("cifar10", tmp_path)
     right = dataclasses.replace(release, python_md5=hashlib.md5(archive.read_bytes()).hexdigest())
     monkeypatch.setattr(cifar, "CIFAR10", right)
@@ -141,7 +141,7 @@ def test_an_archive_is_checked_and_extracted(tmp_path, fake_cifar10, monkeypatch
     content = bytearray((folder / "data_batch_2").read_bytes())
     content[2_000] ^= 1
     (folder / "data_batch_2").write_bytes(content)
-    with pytest.raises(DataError, match="data_batch_2 is cut or altered: its MD5"):
+    with pytest.raises(DataError, match="data_batch_2 is truncated or corrupted: its MD5"):
         load_dataset("cifar10", tmp_path)
 
 

@@ -1,1 +1,1 @@
-"""Data sets of small images in memory, and the batches drawn from them."""
+"""Datasets: files, preprocessing, sampler, augmentation, loader. Imports errors, runtime, models, recipes."""

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 from their official releases: the binary one, or the Python one if it is there."""
+"""CIFAR-10 and CIFAR-100 from their official releases: the binary one, else the Python one."""
 
 import hashlib
 import json
@@ -107,12 +107,12 @@ def default_root() -> Path:
 
 
 def find(release: Release, root: Path | None = None) -> Path | None:
-    """Return the folder with the record files if it is there: `root` itself or a folder in it.
+    """Return the folder with the record files, `root` itself or a folder in it; None if there is none.
 
-    The binary release comes before the Python one, which other tools leave behind.
+    The binary release is preferred to the Python one, which other tools leave behind.
 
     Raises:
-        DataError: `root` is not a path that can be looked for.
+        DataError: `root` is not a valid path.
     """
     root = default_root() if root is None else root
     try:
@@ -136,11 +136,11 @@ def record_files(release: Release, folder: Path) -> list[Path]:
 
 
 def fetch(release: Release, root: Path | None = None) -> Path:
-    """Return the folder with the record files; extract or download the archive if need be.
+    """Return the folder with the record files; extract or download the archive if necessary.
 
     Raises:
-        DataError: the archive is altered, or there is neither data nor network; the message says
-            what to put where.
+        DataError: the archive is truncated or corrupted, or it cannot be downloaded; the message says what
+            to put where.
     """
     folder = find(release, root)
     if folder is not None:
@@ -160,7 +160,7 @@ def fetch(release: Release, root: Path | None = None) -> Path:
 
 
 def _archives(release: Release, root: Path) -> Iterator[tuple[Path, str, str]]:
-    """Give those archives that are there: path, MD5, the folder inside."""
+    """Yield the archives in `root`: path, MD5, and the folder inside."""
     for name, md5, folder in (
         (release.archive, release.md5, release.folder),
         (release.python_archive, release.python_md5, release.python_folder),
@@ -170,7 +170,7 @@ def _archives(release: Release, root: Path) -> Iterator[tuple[Path, str, str]]:
 
 
 def _obtain(release: Release, root: Path, archive: Path) -> Path:
-    """Check or download the archive, extract it, and note the files' MD5 where none was published."""
+    """Check or download the archive, extract it, and record the MD5 of its files (not all are published)."""
     there = next(_archives(release, root), None)
     if there is None:
         download(release.url, archive, release.md5)
@@ -189,7 +189,7 @@ def load(release: Release, root: Path | None = None) -> Dataset:
     """Load a release, every file checked.
 
     Raises:
-        DataError: as `fetch`, or a record file is missing, cut or altered (it is named).
+        DataError: as `fetch`, or a record file is missing, truncated or corrupted (it is named).
     """
     folder = fetch(release, root)
     parts = {path.stem: read_records(release, path) for path in record_files(release, folder)}
@@ -200,10 +200,10 @@ def load(release: Release, root: Path | None = None) -> Dataset:
 
 
 def verify(release: Release, root: Path | None = None) -> Iterator[tuple[Path, str]]:
-    """Check every file that is there, or the archive; give each one's path and what was found.
+    """Check every file, or the archive; yield each one's path and what was found.
 
     Raises:
-        DataError: nothing is there, or a file is missing, truncated or corrupted (it is named).
+        DataError: there are no files, or a file is missing, truncated or corrupted (it is named).
     """
     folder = find(release, root)
     if folder is not None:
@@ -232,7 +232,7 @@ def read_records(release: Release, path: Path) -> Split:
     """Read one record file, of either release.
 
     Raises:
-        DataError: the file is missing, cut or altered, or would run code.
+        DataError: the file is missing, truncated or corrupted, or would run code.
     """
     records = torch.from_numpy(_records(release, path))
     planes = records[:, release.label_bytes :].reshape(-1, 3, 32, 32)
@@ -242,14 +242,14 @@ def read_records(release: Release, path: Path) -> Split:
 def _records(release: Release, path: Path) -> NDArray[np.uint8]:
     """Read and check a file's records [count, label_bytes + 3072]."""
     if _is_python(release, path.parent):
-        _check_noted(path)
+        _check_recorded(path)
         count = release.records[path.name + ".bin"]
         records = python_release.read_batch(path, count, PIXELS, release.python_labels)
     else:
         records = _read_binary(release, path)
     highest = int(records[:, release.label_bytes - 1].max())
     if highest >= release.num_classes:
-        raise DataError(f"{path} is altered: it holds the label {highest}")
+        raise DataError(f"{path} is corrupted: it holds the label {highest}")
     return records
 
 
@@ -259,23 +259,25 @@ def _read_binary(release: Release, path: Path) -> NDArray[np.uint8]:
     if not path.is_file():
         raise DataError(f"{path} is missing: delete {path.parent} and let it be extracted again")
     if path.stat().st_size != expected:
-        raise DataError(f"{path} is cut or altered: {path.stat().st_size} bytes, not {expected}")
+        raise DataError(f"{path} is truncated or corrupted: {path.stat().st_size} bytes, not {expected}")
     if release.files[path.name]:
         check_md5(path, release.files[path.name])
     else:
-        _check_noted(path)
+        _check_recorded(path)
     return np.fromfile(path, np.uint8).reshape(-1, width)
 
 
-def _check_noted(path: Path) -> None:
-    """Compare a file with the MD5 that it had when it came out of its archive, if that was noted."""
-    noted = path.with_name(MD5_FILE)
-    if not (noted.is_file() and path.is_file()):
+def _check_recorded(path: Path) -> None:
+    """Compare a file with its MD5 recorded when the archive was extracted, if there is one."""
+    recorded = path.with_name(MD5_FILE)
+    if not (recorded.is_file() and path.is_file()):
         return
     try:
-        expected = str(json.loads(noted.read_text())[path.name])
+        expected = str(json.loads(recorded.read_text())[path.name])
     except (ValueError, KeyError, TypeError):
-        raise DataError(f"{noted} is altered: delete {path.parent} and let it be extracted again") from None
+        raise DataError(
+            f"{recorded} is corrupted: delete {path.parent} and let it be extracted again"
+        ) from None
     check_md5(path, expected)
 
 
@@ -290,5 +292,5 @@ def class_names(release: Release, folder: Path) -> tuple[str, ...]:
         path = folder / release.class_names_file
         names = tuple(path.read_text(encoding="utf-8", errors="replace").split()) if path.is_file() else ()
     if len(names) != release.num_classes:
-        raise DataError(f"{path} is missing or altered: it should name {release.num_classes} classes")
+        raise DataError(f"{path} is missing or corrupted: it should name {release.num_classes} classes")
     return names

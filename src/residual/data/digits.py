@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits as 32x32 RGB pictures: the data set that needs no download."""
+"""scikit-learn's handwritten digits as 32x32 RGB images: the dataset that needs no download."""
 
 import torch
 from torch.nn import functional as F
@@ -10,11 +10,11 @@ SPLIT_SEED = 0
 
 
 def load() -> Dataset:
-    """Return 1,437 training and 360 test pictures, split once and for all.
+    """Return 1,437 training and 360 test images, always the same split.
 
-    The 8x8 grey pictures (17 levels) are enlarged four times, bilinearly, and repeated in three channels.
+    The 8x8 grayscale images (17 levels) are enlarged four times, bilinearly, and repeated in three channels.
     """
-    from sklearn.datasets import load_digits  # takes a second to load, and no other data set needs it
+    from sklearn.datasets import load_digits  # takes a second to load, and no other dataset needs it
 
     digits = load_digits()
     grey = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)

@@ -1,4 +1,4 @@
-"""A data set by name, wherever its files lie."""
+"""Datasets by name, wherever their files are."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +18,13 @@ def load_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
     """Load "cifar10", "cifar100" or "digits" into memory.
 
     Args:
-        name: the data set.
+        name: the dataset.
         data_dir: the folder that holds `cifar-10-batches-bin/` or the archive; else the environment
             variable RESIDUAL_DATA, else the user's cache folder, to which the archive is downloaded.
 
     Raises:
-        UsageError: no such data set, or the folder's name holds a NUL.
-        DataError: the files are missing and cannot be downloaded, or they are cut or altered.
+        UsageError: no such dataset, or the folder's name holds a NUL.
+        DataError: the files are missing and cannot be downloaded, or they are truncated or corrupted.
     """
     if name not in DATASETS:
         raise UsageError(f"unknown data set '{name}': the data sets are {', '.join(DATASETS)}")
