@@ -186,4 +186,4 @@ def test_the_next_line_works(tmp_path, cli, fake_cifar10):
             code, _, err = cli("evaluate", output)
             assert code == 2
             assert "--data" in err
-            assert "trained on data that is not known here" in err
+            assert "which is not a known data set" in err

@@ -1,4 +1,4 @@
-"""Networks that come trained: their stated errors, what publishing refuses, names on the command line."""
+"""Pretrained models: their stated errors, what publishing refuses, names on the command line."""
 
 import json
 import re
@@ -131,19 +131,19 @@ def test_a_folder_that_is_not_whole_does_not_count(shelf, digits_run):
     publish(Run.open(digits_run), weights=shelf)
     (shelf / "resnet8" / "measured.json").unlink()
     assert residual.list_pretrained() == []
-    with pytest.raises(UsageError, match="those that do: none"):
+    with pytest.raises(UsageError, match="pretrained models: none"):
         pretrained.find_model("resnet8")
 
 
 def test_a_name_that_does_not_come_trained_is_refused_with_those_that_do(shelf, digits_run, cli):
     publish(Run.open(digits_run), weights=shelf)
-    with pytest.raises(UsageError, match="those that do: resnet8"):
+    with pytest.raises(UsageError, match="pretrained models: resnet8"):
         residual.create_model("resnet14", pretrained=True)
     with pytest.raises(UsageError, match="option A, not B"):
         residual.create_model("resnet8", pretrained=True, shortcut="B")
     code, _, err = cli("evaluate", "resnet14")
     assert code == 2
-    assert "those that do: resnet8" in err
+    assert "pretrained models: resnet8" in err
 
 
 def test_a_folder_goes_before_a_name(shelf, digits_run, tmp_path, monkeypatch):
