@@ -129,7 +129,7 @@ def test_stages_have_the_given_depths_and_widths():
 @pytest.mark.parametrize("wrong", [{"stem": "none"}, {"stride_on": "5x5"}, {"depths": (1, 1)}])
 def test_choices_that_there_are_not(wrong):
     arguments = {"block": BasicBlock, "depths": (1, 1, 1), "widths": (4, 8, 16), "shortcut": "A"}
-    with pytest.raises(ValueError, match="stem must be|zip"):
+    with pytest.raises(ValueError, match=r"stem must be|zip"):
         ResNet(**{**arguments, **wrong})
 
 

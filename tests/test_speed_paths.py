@@ -152,7 +152,7 @@ def test_folding_keeps_the_function_and_the_original(name, shortcut):
 
 
 class OtherNames(nn.Module):
-    """A block whose layers have names that folding has never heard of, and a pair that does not belong together."""
+    """A block with other names, and with a `conv1` and a `bn1` that are no pair."""
 
     conv_bn = (("reduce", "norm"),)
 

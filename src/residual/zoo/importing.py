@@ -61,7 +61,8 @@ def import_checkpoint(
         mean, std: normalisation of the channels on the 0..1 scale; required unless the project is
             recognised by its keys.
         zeros: where the project's option A pads zero channels, which cannot be detected from the weights:
-            "last" (after the others) or "both" (on both sides); by default "both" for akamaster's, else "last".
+            "last" (after the others) or "both" (on both sides). The default is "both" for akamaster's, else
+            "last".
 
     Raises:
         CheckpointError: the file is truncated, would run code, or holds another network or values that
