@@ -13,12 +13,12 @@ from residual.errors import ResidualError, RunError
 from residual.evaluation.evaluate import evaluate
 from residual.models.complexity import complexity
 from residual.recipes.catalog import CIFAR_RECIPES, recipe_label
+from residual.reproduce.page import HEADLINES, PAPER_ERRORS
+from residual.reproduce.results import provenance
 from residual.runtime.files import write_json, write_text
 from residual.training.run_folder import Run
 from residual.zoo.model_folder import load_model, model_card, save_model
 from residual.zoo.pretrained import MEASURED, WEIGHTS
-from residual.reproduce.page import HEADLINES, PAPER_ERRORS
-from residual.reproduce.results import provenance
 
 
 def aim(network: str) -> float:

@@ -1,3 +1,3 @@
-"""Speed: ours beside a baseline and the roofline, as ratios within one run. May import all but reproduce and cli."""
+"""Speed: beside a baseline and the roofline, as ratios within one run. May import all but reproduce, cli."""
 
 SUITE_NAMES = ("train", "fitted", "data", "infer", "jobs")

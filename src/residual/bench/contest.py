@@ -1,7 +1,7 @@
 """Contestants that take turns, each in its own process, so that figures of one run can be compared.
 
-A contestant is a generator in `baseline.py` or `ours.py`; each `next` does one step of its work. Settings that
-one makes for its own speed do not affect another, and each has its own peak memory.
+A contestant is a generator in `baseline.py` or `ours.py`; each `next` does one step of its work.
+Settings that one makes for its own speed do not affect another, and each has its own peak memory.
 """
 
 import ctypes

@@ -13,9 +13,10 @@ Record = Mapping[str, Any]
 HEAD = """\
 # Speed
 
-Made by `residual reproduce pages` from `results/bench/*.json`. Rates are in images per second: the median of the
-rounds and, in brackets, min-max; ratios are taken round by round. The rates of a matrix product and of a copy
-(roofline) are one measurement each, on a noisy machine and for one size: reference points, which a step may exceed.
+Made by `residual reproduce pages` from `results/bench/*.json`. Rates are in images per second: the median
+of the rounds and, in brackets, min-max; ratios are taken round by round. The rates of a matrix product and of
+a copy (roofline) are one measurement each, on a noisy machine and for one size: reference points, which a
+step may exceed.
 """
 
 

@@ -114,7 +114,7 @@ def import_(
         where = "on both sides, as akamaster's" if both else "after the other channels"
         other = "last" if both else "both"
         print_line(
-            f"option A's zeros: assumed {where}, since the keys do not show it; otherwise give --zeros {other}"
+            f"option A's zeros: assumed {where}, since the keys do not show it; if not, give --zeros {other}"
         )
     if config.data in DATASETS:
         print_line(f"next: {program()} evaluate {output}")

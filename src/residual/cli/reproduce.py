@@ -31,8 +31,8 @@ def reproduce(
     budget: Annotated[
         str | None,
         typer.Option(
-            help="Save the runs in progress and end after this time, for example 25m; the same command resumes "
-            "them. For machines that are lent for a limited time."
+            help="For machines with a time limit: save the runs in progress after this time, such as 25m, "
+            "and end; the same command resumes them."
         ),
     ] = None,
     data_dir: DataDir = None,

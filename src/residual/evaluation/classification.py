@@ -72,8 +72,8 @@ class Accumulator:
             raise DataError("there are no images to evaluate on")
         if self._not_finite:
             raise CheckpointError(
-                f"the logits of {self._not_finite} of {images} images are not finite, so there is no error to "
-                "report: the weights or BN statistics are corrupted, or training diverged"
+                f"the logits of {self._not_finite} of {images} images are not finite, so there is no error "
+                "to report: the weights or BN statistics are corrupted, or training diverged"
             )
         right, of_class = confusion.diagonal().tolist(), confusion.sum(1).tolist()
         return Evaluation(
@@ -98,8 +98,8 @@ def evaluate_split(
 ) -> Evaluation:
     """Evaluate the single view of each original image (section 4.2).
 
-    The network is in evaluation mode meanwhile, then back in its own; `split` holds uint8 images [N, H, W, 3].
-    `progress` is called with the number of images done.
+    The network is put into evaluation mode and back; `split` holds uint8 images [N, H, W, 3]. `progress` is
+    called with the number of images done.
 
     Raises:
         CheckpointError: a logit is not finite.

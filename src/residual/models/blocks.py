@@ -1,7 +1,7 @@
 """The building blocks of sections 3.2 to 3.4: shortcut options A, B, C and the two residual blocks.
 
-Each module that holds a convolution followed by BN declares the pair in `conv_bn`, by attribute name, which is
-what folding goes by; see `fold.py`.
+A module that has a convolution followed by BN declares the pair in `conv_bn`, by attribute names; these are
+the pairs that `fold.py` folds.
 """
 
 from torch import Tensor, nn
@@ -75,8 +75,8 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """1x1 reduce, 3x3, 1x1 restore to four times the width, and their shortcut (Figure 5, right).
 
-    `stride_on` says which convolution has the stride: "1x1", the first one, as in the authors' ImageNet models,
-    or "3x3", as in most later implementations. The parameters are the same; the multiply-adds differ.
+    `stride_on` is the convolution with the stride: "1x1", the first, as in the authors' ImageNet models, or
+    "3x3", as in most later implementations. The parameters are the same; the multiply-adds differ.
     """
 
     expansion = 4

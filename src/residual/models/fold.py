@@ -12,7 +12,7 @@ from .resnet import ResNet
 def optimize_for_inference(network: ResNet) -> ResNet:
     """Return a copy in evaluation mode with BN folded into the convolutions and channels-last weights.
 
-    The copy computes the same function up to rounding. It cannot be trained, and its state dict has other keys.
+    The copy computes the same function up to rounding. It cannot be trained; its state dict has other keys.
     """
     folded = copy.deepcopy(network).eval()
     with torch.no_grad():

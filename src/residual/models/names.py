@@ -1,4 +1,4 @@
-"""Names of networks, such as `resnet20`, `plain56`, `resnet47_bottleneck`: parsing and listing. Without torch."""
+"""Names of networks, such as `resnet20`, `plain56`, `resnet47_bottleneck`; does not load torch."""
 
 import difflib
 import re

@@ -30,7 +30,7 @@ class ResNet(nn.Module):
             forward pass; the result is the same.
 
     Raises:
-        ValueError: `stem` or `stride_on` is not one of the choices, or `depths` and `widths` differ in length.
+        ValueError: `stem` or `stride_on` is not a choice, or `depths` and `widths` differ in length.
 
     The state dict has torchvision's keys: `conv1`, `bn1`, `layer1.0.conv1`, `layer2.0.downsample.0`, `fc`.
     `config` is None unless the network comes from a model folder.

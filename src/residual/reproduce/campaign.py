@@ -24,7 +24,7 @@ def reproduce(
 ) -> list[Path]:
     """Train the runs that have no result file yet, and write one for each that finishes.
 
-    A call that is stopped, by its budget or by a signal, saves the runs in progress; the next call resumes them.
+    A call that is stopped, by its budget or a signal, saves the runs in progress; the next call resumes them.
 
     Returns:
         The result files that were written.

@@ -1,4 +1,4 @@
-"""The page `docs/results.md`: the paper's table beside ours, the figures, every run; from result files alone."""
+"""The page `docs/results.md`: the paper's table and ours, figures, every run; from result files alone."""
 
 import statistics
 from collections import defaultdict
@@ -37,8 +37,8 @@ def results_page(results: Sequence[Result]) -> str:
         "",
         "Made by `residual reproduce pages` from `results/cifar10/*.json`. Errors are in percent on the",
         "10,000 test images, single view, at the last step; seeds are 0, 1, 2, ... and every result file is",
-        "shown. The first two tables are of full runs of unchanged recipes; the last one has all runs. How the",
-        "recipes `fast` and `best` were found: [log.md](log.md).",
+        "shown. The first two tables are of full runs of unchanged recipes; the last one has all runs. How",
+        "the recipes `fast` and `best` were found: [log.md](log.md).",
         "",
         "## Table 6",
         "",
@@ -54,8 +54,8 @@ def results_page(results: Sequence[Result]) -> str:
         "## Depth",
         "",
         "Training error at the same step of the same recipe, seed 0. The paper's claim: plain networks get",
-        "worse with depth, residual networks do not. It is about networks trained to the end: rows with steps",
-        '"of" a longer schedule show only its beginning.',
+        "worse with depth, residual networks do not. It is about networks trained to the end: rows with",
+        'steps "of" a longer schedule show only its beginning.',
         "",
         *_depth(results),
         "",
@@ -166,7 +166,7 @@ def _runs(results: Sequence[Result]) -> Iterable[str]:
         )
     if any(run.get("disturbed") for run in results):
         yield ""
-        yield "\\* The machine did other work meanwhile, so this is not a measure of speed; seconds include pauses."
+        yield "\\* The machine did other work meanwhile: not a measure of speed; seconds include pauses."
 
 
 def _seconds(runs: Sequence[Result]) -> str:

@@ -59,7 +59,7 @@ def provenance(run: Run) -> dict[str, Any]:
 
 
 def load_results(folder: Path) -> list[dict[str, Any]]:
-    """Read all result files in the order of their names; each is labelled by comparing its recipe with today's.
+    """Read all result files in the order of their names; a run's label compares its recipe with today's.
 
     Raises:
         RunError: a file is corrupted.
