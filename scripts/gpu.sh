@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU; its time limits add up to under ten minutes. It has not been run on a GPU yet.
-#   scripts/gpu.sh DATA OUT    DATA holds cifar-10-batches-bin/; OUT gets a log and an archive with all figures
-# Every step is tried; the exit status is 0 if all of them ended with 0.
+# Runs all tests and measurements that need a GPU, in under ten minutes by its time limits. Not run on a GPU yet.
+#   scripts/gpu.sh DATA OUT    DATA holds cifar-10-batches-bin/; a log and an archive of all figures go to OUT
+# All steps are run, whatever fails; the exit status is 0 if all succeeded.
 set -uo pipefail
 data=$1 out=$2
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -13,9 +13,9 @@ run() { try "$1" python3 -m residual "${@:2}" --device cuda; }
 bench() { run "$1" bench train "$2" --repeats "$3" --save "$work/bench"; }
 mkdir -p "$out"
 {
-    echo "== the captured step equals the eager one, is what ran, and resumes to the last bit"
+    echo "== the captured step equals the eager one, is used, and resumes bit-exactly"
     try 100 python3 -m pytest -q -W default "$root/tests/test_captured.py" -p no:cacheprovider
-    echo "== milliseconds a step: captured, compiled, eager, and the baseline"
+    echo "== milliseconds per step: captured, compiled, eager, and the baseline"
     bench 100 resnet20 5
     echo "== one ResNet-20 by the paper's recipe in full, on tensor cores"
     run 150 train resnet20 --data-dir "$data" --curve test --set precision=bfloat16 --output "$work/resnet20" --verbose

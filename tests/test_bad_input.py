@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import residual
 from conftest import config_of_format_1
 from residual.errors import ResidualError
-from residual.models.build import create_model
+from residual.models.build import build_model
 
 SMALL = {"iterations": 6, "batch_size": 16, "log_every": 3, "evaluate_every": 6, "checkpoint_every": 3}
 TRAIN = ("train", "resnet8", "--data", "digits", "--iterations", 6)
@@ -84,7 +84,7 @@ def refused(cli, here):
 
 
 def weights(network: str = "resnet8") -> dict[str, torch.Tensor]:
-    return create_model(network).state_dict()
+    return build_model(network).state_dict()
 
 
 def akamaster_like(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -435,7 +435,12 @@ def test_reproducing_what_cannot_be(refused, option, value, word):
 def test_a_folder_that_is_no_model(refused, here):
     (here / "empty").mkdir()
     refused(2, ["evaluate", "empty"], "empty is no run folder and no model folder")
-    refused(2, ["evaluate", "missing"], "missing is no run folder and no model folder", "that do: resnet20")
+    refused(
+        2,
+        ["evaluate", "missing"],
+        "missing is not a run folder, a model folder",
+        "pretrained models: resnet20",
+    )
     (here / "file").write_text("")
     refused(2, ["evaluate", "file"], "file is no run folder and no model folder")
 
@@ -475,11 +480,11 @@ def test_weights_that_are_missing(refused, model):
 
 def test_weights_of_another_network(refused, model):
     path = model / "model.safetensors"
-    save_file(create_model("resnet14").state_dict(), path)
+    save_file(build_model("resnet14").state_dict(), path)
     refused(4, ["evaluate", model], path, "another network: unexpected: layer1.1.bn1.bias", "and 26 more")
-    save_file(create_model("resnet8", num_classes=100).state_dict(), path)
+    save_file(build_model("resnet8", num_classes=100).state_dict(), path)
     refused(4, ["evaluate", model], "of another shape", "fc.weight [100, 64] instead of [10, 64]")
-    state = create_model("resnet8").state_dict()
+    state = build_model("resnet8").state_dict()
     del state["bn1.weight"], state["fc.bias"]
     state["extra.weight"] = torch.zeros(1)
     state["conv1.weight"] = torch.zeros(16, 1, 3, 3)
@@ -647,7 +652,7 @@ def test_a_real_checkpoint_that_is_cut(refused, akamaster, here):
     content = (akamaster / "resnet20-12fca82f.th").read_bytes()
     for size in (0, 3, 50, 500, 5_000, 9_999, 50_000, len(content) - 10_000, len(content) - 1):
         (here / "cut.th").write_bytes(content[:size])
-        refused(4, import_of("cut.th", model="resnet20"), "cut.th is cut or altered")
+        refused(4, import_of("cut.th", model="resnet20"), "cut.th is truncated or corrupted")
 
 
 @pytest.mark.parametrize("options", [(), MEAN, STD])

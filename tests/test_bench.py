@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from residual.bench import baseline, contest, ours
-from residual.bench import roofline as ceilings
+from residual.bench import baseline, contest, ours, roofline
 from residual.bench.contest import Outcome, Spread, compare
-from residual.bench.suites import summary
-from residual.reproduce import pages as report
+from residual.bench.page import table_of
+from residual.reproduce import pages
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,9 +54,9 @@ def test_ratios_are_taken_round_by_round():
 
 
 def test_a_steps_operations_and_bytes():
-    assert ceilings.step_operations("resnet20", 128) == 2 * 128 * (3 * 40_551_040 - 3 * 9 * 16 * 1024)
+    assert roofline.step_operations("resnet20", 128) == 2 * 128 * (3 * 40_551_040 - 3 * 9 * 16 * 1024)
     maps = 7 * 16 * 32 * 32 + 6 * 32 * 16 * 16 + 6 * 64 * 8 * 8  # the output of each 3x3 convolution
-    assert ceilings.step_bytes("resnet20", 128) == 10 * maps * 128 * 4
+    assert roofline.step_bytes("resnet20", 128) == 10 * maps * 128 * 4
 
 
 def test_bench_data_on_the_command_line(cli, tmp_path):
@@ -95,8 +94,8 @@ def test_the_fitted_nets_gradients_underflow():
     next(work)
     local = work.gi_frame.f_locals
     with torch.no_grad():
-        scores = local["network"](local["images"]).topk(2).values
-    assert float((scores[:, 0] - scores[:, 1]).median()) > 80
+        logits = local["network"](local["images"]).topk(2).values
+    assert float((logits[:, 0] - logits[:, 1]).median()) > 80
 
 
 def test_a_summary_shows_rates_ratios_and_shares():
@@ -107,10 +106,47 @@ def test_a_summary_shows_rates_ratios_and_shares():
         "ratios": {"a / b": vars(Spread(1.5, 1.4, 1.6))},
     }
     record |= {"matrix_rate": 2e11, "copy_rate": 4e10, "step_operations": 31e9, "step_bytes": 1e9}
-    lines = summary({**record, "share_of_matrix_rate": 0.5, "share_of_copy_rate": 0.25})
-    assert "1,000 (900 to 1,100) images/s, 128.00 ms" in lines[1]
-    assert "1.50 (1.40 to 1.60)" in lines[2]
-    assert lines[3].endswith("reach 50%")
+    table = table_of({**record, "share_of_matrix_rate": 0.5, "share_of_copy_rate": 0.25})
+    lines, markdown = table.as_lines(), table.as_markdown()
+    assert lines[:2] == [
+        "train resnet20, batch 128",
+        "        images/s              ms per step  peak memory, MiB",
+    ]
+    assert lines[2] == "  ours  1,000 (900 to 1,100)  128.00       500"
+    assert lines[3:5] == [
+        "  a / b: 1.50 (1.40 to 1.60)",
+        "  a step's 31.0 GFLOP reach 50% of the 200 GFLOP/s measured for a matrix product",
+    ]
+    assert markdown[:3] == [
+        "### train resnet20, batch 128",
+        "",
+        "| | images/s | ms per step | peak memory, MiB |",
+    ]
+    assert markdown[3:6] == ["|---|---|---|---|", "| ours | 1,000 (900 to 1,100) | 128.00 | 500 |", ""]
+    assert markdown[6] == "- a / b: **1.50** (1.40 to 1.60)"
+    sentences = ["- " + line.strip() for line in lines[3:]]
+    assert [line.replace("**", "") for line in markdown[6:]] == sentences, "both say the same"
+
+
+def test_runs_at_once_and_errors_are_tables_too():
+    record = {"kind": "jobs", "network": "resnet20", "batch_size": 128, "images_per_second": {}, "ratios": {}}
+    rates = {"1": vars(Spread(10, 9, 11)), "8": vars(Spread(200, 100, 300))}
+    lines = table_of({**record, "steps_per_second": rates}).as_lines()
+    assert lines[1:] == [
+        "  runs at once  steps/s in all",
+        "  1             10.00 (9.00 to 11.00)",
+        "  8             200 (100 to 300)",
+    ]
+    errors = {"float32": {"resnet20": 8.47, "resnet44": 7.5}, "int8": {"resnet20": 8.53, "resnet44": 7.67}}
+    record = {"kind": "int8 error", "network": "", "images": 10_000, "errors": errors, "notes": ["so it is"]}
+    assert table_of(record).as_markdown()[2:] == [
+        "| error in %, 10,000 images | resnet20 | resnet44 |",
+        "|---|---|---|",
+        "| float32 | 8.47 | 7.50 |",
+        "| int8 | 8.53 | 7.67 |",
+        "",
+        "- so it is",
+    ]
 
 
 def test_bench_knows_what_it_measures(cli):
@@ -150,11 +186,11 @@ def test_the_peak_of_memory_on_windows(monkeypatch):
 def test_the_page_of_speed_comes_from_the_files_alone(tmp_path):
     if not list((ROOT / "results" / "bench").glob("*.json")):
         pytest.skip("no figures yet")
-    report.write_pages(ROOT / "results", tmp_path)
+    pages.write_pages(ROOT / "results", tmp_path)
     assert (tmp_path / "speed.md").read_text() == (ROOT / "docs" / "speed.md").read_text()
 
 
 def test_no_figures_no_page(cli, tmp_path):
-    code, _, err = cli("report", "--results", str(tmp_path), "--output", str(tmp_path))
+    code, _, err = cli("reproduce", "pages", "--results", str(tmp_path), "--output", str(tmp_path))
     assert code == 5
-    assert "no figures" in err
+    assert "no result files" in err

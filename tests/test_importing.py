@@ -1,4 +1,4 @@
-"""Other projects' checkpoints: the same function after import, on made-up weights and on published ones."""
+"""Import of other projects' checkpoints: the same function, for random weights and for published ones."""
 
 import pytest
 import torch
@@ -138,7 +138,7 @@ def test_the_command_says_what_it_assumes_of_the_zeros(tmp_path, cli):
     assert "both sides" in line
     assert "--zeros last" in line
     (line,) = lines("other.pt")
-    assert "behind" in line
+    assert "after the other channels" in line
     assert "--zeros both" in line
     assert lines("b.pt") == lines("theirs.pt", "--zeros", "last") == []
 
@@ -182,8 +182,8 @@ def test_the_next_line_works(tmp_path, cli, fake_cifar10):
             arguments = last[last.index("evaluate") :].split()
             assert cli(*arguments, "--data-dir", tmp_path / "data")[0] == 0
         else:
-            assert "no data set here has 7 classes" in last
+            assert "no known data set has 7 classes" in last
             code, _, err = cli("evaluate", output)
             assert code == 2
             assert "--data" in err
-            assert "trained on data that is not known here" in err
+            assert "which is not a known data set" in err

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from residual import create_model, list_models
 from residual.errors import UsageError
+from residual.models.blocks import BasicBlock, Bottleneck
 from residual.models.complexity import complexity
+from residual.models.fold import optimize_for_inference
+from residual.models.resnet import ResNet
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "complexity.json").read_text())["networks"]
 
@@ -39,7 +42,7 @@ def test_stage_sizes():
     assert [stages[f"layer{n}"] for n in (1, 2, 3)] == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
 
 
-def by_the_paper(state: dict[str, Tensor], x: Tensor, option: str | None) -> Tensor:
+def by_the_paper(state: dict[str, Tensor], x: Tensor, option: str | None, stride_on: str = "3x3") -> Tensor:
     """The forward pass written from section 3 and 4.2 again, on the state dict alone."""
 
     def conv_bn(x, conv, bn, stride=1):
@@ -60,8 +63,9 @@ def by_the_paper(state: dict[str, Tensor], x: Tensor, option: str | None) -> Ten
         stride = 2 if layer != "layer1" and index == "0" else 1
         bottleneck = f"{path}.conv3.weight" in state
         if bottleneck:
-            y = conv_bn(x, f"{path}.conv1", f"{path}.bn1").clamp(min=0)
-            y = conv_bn(y, f"{path}.conv2", f"{path}.bn2", stride).clamp(min=0)
+            first, second = (stride, 1) if stride_on == "1x1" else (1, stride)
+            y = conv_bn(x, f"{path}.conv1", f"{path}.bn1", first).clamp(min=0)
+            y = conv_bn(y, f"{path}.conv2", f"{path}.bn2", second).clamp(min=0)
             y = conv_bn(y, f"{path}.conv3", f"{path}.bn3")
         else:
             y = conv_bn(x, f"{path}.conv1", f"{path}.bn1", stride).clamp(min=0)
@@ -75,6 +79,15 @@ def by_the_paper(state: dict[str, Tensor], x: Tensor, option: str | None) -> Ten
     return x.mean((2, 3)) @ state["fc.weight"].T + state["fc.bias"]
 
 
+@torch.no_grad()
+def with_random_bn(network: ResNet) -> ResNet:
+    """Put a network into evaluation mode with BN that is not the identity."""
+    for key, value in network.state_dict().items():
+        if "running" in key or "bn" in key or "downsample.1" in key:
+            value.copy_(torch.rand(value.shape) + 0.5)
+    return network.eval()
+
+
 @pytest.mark.parametrize(
     ("name", "option"),
     [
@@ -86,14 +99,51 @@ def by_the_paper(state: dict[str, Tensor], x: Tensor, option: str | None) -> Ten
 @torch.no_grad()
 def test_forward_pass_equals_an_independent_one(name, option):
     torch.manual_seed(1)
-    network = create_model(name, shortcut=option).double().eval()
-    for key, value in network.state_dict().items():
-        if "running" in key or "bn" in key or "downsample.1" in key:
-            value.copy_(torch.rand(value.shape) + 0.5)
+    network = with_random_bn(create_model(name, shortcut=option).double())
     x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     torch.testing.assert_close(
         network(x), by_the_paper(network.state_dict(), x, option), rtol=1e-9, atol=1e-9
     )
+
+
+@pytest.mark.parametrize("option", ["A", "B", "C"])
+@pytest.mark.parametrize("stride_on", ["1x1", "3x3"])
+@torch.no_grad()
+def test_a_bottlenecks_stride_is_where_it_is_asked_for(option, stride_on):
+    torch.manual_seed(1)
+    network = with_random_bn(ResNet(Bottleneck, (1, 2), (4, 8), option, stride_on=stride_on).double())
+    x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    expected = by_the_paper(network.state_dict(), x, option, stride_on)
+    torch.testing.assert_close(network(x), expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(optimize_for_inference(network)(x), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_stages_have_the_given_depths_and_widths():
+    network = ResNet(BasicBlock, (3, 4, 6, 3), (8, 16, 32, 64), "B", num_classes=7)
+    assert [len(getattr(network, f"layer{n}")) for n in (1, 2, 3, 4)] == [3, 4, 6, 3]
+    assert network.forward_features(torch.zeros(1, 3, 64, 48)).shape == (1, 64, 8, 6)
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+    assert list(dict(network.named_children())) == ["conv1", "bn1", *network.stages, "fc"]
+
+
+@pytest.mark.parametrize("wrong", [{"stem": "none"}, {"stride_on": "5x5"}, {"depths": (1, 1)}])
+def test_choices_that_there_are_not(wrong):
+    arguments = {"block": BasicBlock, "depths": (1, 1, 1), "widths": (4, 8, 16), "shortcut": "A"}
+    with pytest.raises(ValueError, match=r"stem must be|zip"):
+        ResNet(**{**arguments, **wrong})
+
+
+def test_the_initial_weights_are_drawn_in_a_fixed_order():
+    """So that a seed goes on giving the same weights: each layer's as torch creates it, then all in order."""
+    torch.manual_seed(3)
+    network = create_model("resnet11_bottleneck", shortcut="B")
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    found = [layer.weight.clone() for layer in layers]
+    torch.manual_seed(3)
+    for layer in layers:
+        layer.reset_parameters()
+    expected = [nn.init.kaiming_normal_(torch.empty_like(layer.weight)) for layer in layers]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_projections_stand_where_the_option_puts_them():

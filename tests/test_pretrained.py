@@ -1,5 +1,6 @@
-"""Networks that come trained: their stated errors, what publishing refuses, names on the command line."""
+"""Pretrained models: their stated errors, what publishing refuses, names on the command line."""
 
+import importlib.util
 import json
 import re
 import shutil
@@ -12,11 +13,14 @@ import residual
 from residual.errors import RunError, UsageError
 from residual.recipes.catalog import get_recipe, recipe_label
 from residual.recipes.schema import from_dict
-from residual.reproduce import publish as publishing
-from residual.reproduce.publish import publish
 from residual.training.run_folder import Run
 from residual.zoo import pretrained
 
+ROOT = Path(__file__).parent.parent
+SCRIPT = importlib.util.spec_from_file_location("publish", ROOT / "scripts" / "publish.py")
+publishing = importlib.util.module_from_spec(SCRIPT)
+SCRIPT.loader.exec_module(publishing)
+publish = publishing.publish
 NAMES = residual.list_pretrained()
 
 
@@ -39,8 +43,8 @@ def shelf(tmp_path, monkeypatch, digits_run):
     return tmp_path / "weights"
 
 
-def test_what_the_readme_names_comes_trained():
-    text = (Path(__file__).parent.parent / "README.md").read_text()
+def test_the_models_that_the_readme_names_are_pretrained():
+    text = (ROOT / "README.md").read_text()
     named = re.findall(r'create_model\("(\w+)", pretrained=True\)', text)
     assert named
     assert set(named) <= set(NAMES)
@@ -131,19 +135,19 @@ def test_a_folder_that_is_not_whole_does_not_count(shelf, digits_run):
     publish(Run.open(digits_run), weights=shelf)
     (shelf / "resnet8" / "measured.json").unlink()
     assert residual.list_pretrained() == []
-    with pytest.raises(UsageError, match="those that do: none"):
+    with pytest.raises(UsageError, match="pretrained models: none"):
         pretrained.find_model("resnet8")
 
 
-def test_a_name_that_does_not_come_trained_is_refused_with_those_that_do(shelf, digits_run, cli):
+def test_a_name_that_is_not_pretrained_is_refused_with_those_that_are(shelf, digits_run, cli):
     publish(Run.open(digits_run), weights=shelf)
-    with pytest.raises(UsageError, match="those that do: resnet8"):
+    with pytest.raises(UsageError, match="pretrained models: resnet8"):
         residual.create_model("resnet14", pretrained=True)
     with pytest.raises(UsageError, match="option A, not B"):
         residual.create_model("resnet8", pretrained=True, shortcut="B")
     code, _, err = cli("evaluate", "resnet14")
     assert code == 2
-    assert "those that do: resnet8" in err
+    assert "pretrained models: resnet8" in err
 
 
 def test_a_folder_goes_before_a_name(shelf, digits_run, tmp_path, monkeypatch):
@@ -161,3 +165,10 @@ def test_other_classes_get_a_fresh_last_layer(shelf, digits_run):
     assert torch.equal(other.layer3[0].conv1.weight, whole.layer3[0].conv1.weight)
     assert len(other.config.class_names) == 3
     assert other.config.normalization is not None
+
+
+def test_the_script_says_how_it_is_used_and_why_it_refuses(monkeypatch, tmp_path):
+    for arguments, word in (([], "RUN_FOLDER"), ([str(tmp_path)], str(tmp_path))):
+        monkeypatch.setattr("sys.argv", ["publish.py", *arguments])
+        with pytest.raises(SystemExit, match=re.escape(word)):
+            publishing.main()

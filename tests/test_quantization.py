@@ -1,4 +1,4 @@
-"""INT8: nearly the same answers, any batch size, a clear word where the extra is missing."""
+"""INT8: nearly the same results, any batch size, a clear error where the extra is missing."""
 
 import importlib
 

@@ -11,7 +11,7 @@ import residual
 from residual.errors import RunError, UsageError
 from residual.recipes.catalog import get_recipe, recipe_label
 from residual.recipes.schema import from_dict
-from residual.reproduce import pages as report
+from residual.reproduce import pages
 from residual.reproduce.campaign import reproduce
 from residual.reproduce.page import results_page, trained_alike
 from residual.reproduce.plan import Budget, plan
@@ -37,7 +37,7 @@ def test_the_plan_is_seed_by_seed_and_the_cheapest_first():
     assert all(recipe.iterations == 64_000 for recipe in plan("figure6", "paper"))
     with pytest.raises(UsageError):
         plan("figure9", "paper")
-    with pytest.raises(UsageError, match="take paper, fast, best"):
+    with pytest.raises(UsageError, match="choose paper, fast, best"):
         plan("headlines", "demo")  # its digits would stand among the errors on CIFAR-10
 
 
@@ -79,7 +79,7 @@ def test_every_run_leaves_one_file_and_is_not_repeated(tmp_path):
     assert [path.name for path in reproduce(tiny(3), **folders, say=said.append)] == [
         result_path(Path(), tiny(3)[2]).name
     ]
-    assert said[0] == "2 of 3 runs are there; 1 to train"
+    assert said[0] == "2 of 3 runs have a result; 1 to train"
     assert {path: path.read_bytes() for path in written} == before
 
 
@@ -191,11 +191,11 @@ def test_marks_stand_where_a_figure_is_not_what_it_seems():
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "{}", "3"])
-def test_a_damaged_result_file_is_named(tmp_path, text):
+def test_a_corrupted_result_file_is_named(tmp_path, text):
     (tmp_path / "cifar10").mkdir()
     (tmp_path / "cifar10" / "x.json").write_text(text)
-    with pytest.raises(RunError, match="damaged"):
-        report.write_pages(tmp_path, tmp_path)
+    with pytest.raises(RunError, match="corrupted"):
+        pages.write_pages(tmp_path, tmp_path)
 
 
 def test_the_figures_show_the_longest_runs_that_all_their_nets_had():
@@ -222,12 +222,42 @@ def test_every_file_is_named_by_what_its_recipe_is_today():
 def test_the_page_of_results_comes_from_the_files_alone(tmp_path):
     if not list(STORED.glob("*.json")):
         pytest.skip("no results yet")
-    report.write_pages(ROOT / "results", tmp_path)
+    pages.write_pages(ROOT / "results", tmp_path)
     assert (tmp_path / "results.md").read_text() == (ROOT / "docs" / "results.md").read_text()
-    pictures = re.findall(r"\((figure.*?\.png)\)", (tmp_path / "results.md").read_text())
-    assert {"figure6-paper.png", "figure7-paper.png"} <= set(pictures)
-    assert all((tmp_path / name).stat().st_size > 10_000 for name in pictures)
+    figures = re.findall(r"\((figure.*?\.png)\)", (tmp_path / "results.md").read_text())
+    assert {"figure6-paper.png", "figure7-paper.png"} <= set(figures)
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in figures)
     assert len(load_results(STORED)) == len(list(STORED.glob("*.json")))
+
+
+def test_the_pages_are_made_by_a_target_that_trains_nothing(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr("residual.reproduce.campaign.reproduce", lambda *_, **__: pytest.fail("trained"))
+    arguments = ("reproduce", "pages", "--results", ROOT / "results", "--output", tmp_path)
+    code, out, err = cli(*arguments)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[:2] == [str(tmp_path / name) for name in ("speed.md", "results.md")]
+    for option, value in (("--models", "resnet20"), ("--budget", "25m"), ("--set", "seed=1")):
+        code, out, err = cli(*arguments, option, value)
+        assert (code, out) == (2, "")
+        assert f"leave {option} out" in err
+    code, _, err = cli("reproduce", "table6", "--output", tmp_path)
+    assert code == 2
+    assert "residual reproduce pages" in err
+
+
+def test_the_command_report_names_its_successor(cli):
+    for options in ((), ("--results", "results", "--output", "docs")):
+        code, out, err = cli("report", *options)
+        assert (code, out, err) == (2, "", "residual: 'residual report' is now 'residual reproduce pages'\n")
+    assert "report" not in cli("--help")[1]
+
+
+def test_the_search_is_told_in_the_log_and_not_in_the_results():
+    page = results_page([])
+    assert "log.md" in page
+    assert "disappointed" not in page
+    log = " ".join((ROOT / "docs" / "log.md").read_text().split())
+    assert "a use of the test set" in log
 
 
 def test_the_log_of_the_search_gives_what_its_files_say():

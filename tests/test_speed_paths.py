@@ -1,4 +1,4 @@
-"""The fast paths compute the same function as the plain ones: fused BN, checkpointing, folding."""
+"""The fast paths compute the same function as the plain ones: fused BN, recomputation, folding."""
 
 import pytest
 import torch
@@ -107,8 +107,8 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(name, shortcut, 
         network.to(memory_format=layout)
         images, labels = batch(1, size=8)
         with autocast(CPU, "bfloat16" if way == "bfloat16" else "float32"):
-            scores = network(images.contiguous(memory_format=layout))
-        F.cross_entropy(scores.float(), labels).backward()
+            logits = network(images.contiguous(memory_format=layout))
+        F.cross_entropy(logits.float(), labels).backward()
         networks.append(network)
     assert_same_state(*networks, rtol=0, atol=0)
     assert networks[1].bn1.num_batches_tracked == networks[1].layer1[0].bn1.num_batches_tracked == 1
@@ -116,7 +116,7 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(name, shortcut, 
         assert torch.equal(a.grad, b.grad)
 
 
-def test_checkpointing_keeps_fewer_maps():
+def test_checkpointing_keeps_fewer_activations():
     def kept(checkpointing):
         network = residual.create_model("resnet56", checkpoint_activations=checkpointing).train()
         sizes = []
@@ -149,3 +149,42 @@ def test_folding_keeps_the_function_and_the_original(name, shortcut):
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
     images = batch(2)[0]
     torch.testing.assert_close(folded(images), network.eval()(images), rtol=1e-4, atol=1e-4)
+
+
+class OtherNames(nn.Module):
+    """A block with other names, and with a `conv1` and a `bn1` that are no pair."""
+
+    conv_bn = (("reduce", "norm"),)
+
+    def __init__(self):
+        super().__init__()
+        self.reduce, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.conv1, self.act, self.bn1 = nn.Conv2d(4, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return self.bn1(self.act(self.conv1(self.norm(self.reduce(x)))))
+
+
+@torch.no_grad()
+def test_folding_goes_by_the_pairs_that_a_block_declares():
+    torch.manual_seed(0)
+    block = OtherNames()
+    for bn in (block.norm, block.bn1):
+        bn.running_mean.uniform_(-1, 1)
+        bn.running_var.uniform_(0.5, 2)
+    folded = residual.optimize_for_inference(block)
+    assert isinstance(folded.norm, nn.Identity)
+    assert isinstance(folded.bn1, nn.BatchNorm2d), "not behind a convolution, so not declared"
+    x = torch.randn(2, 3, 5, 5)
+    torch.testing.assert_close(folded(x), block.eval()(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_bn_layer_is_declared(name):
+    network = residual.create_model(name)
+    declared = {
+        id(module.get_submodule(bn))
+        for module in network.modules()
+        for _, bn in getattr(module, "conv_bn", ())
+    }
+    assert declared == {id(module) for module in network.modules() if isinstance(module, nn.BatchNorm2d)}

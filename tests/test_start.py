@@ -1,4 +1,4 @@
-"""Help, refusals and lists need no torch; importing the package loads nothing heavy and starts no thread."""
+"""Help, refusals and lists do not load torch; importing the package is light and starts no thread."""
 
 import os
 import subprocess
@@ -42,6 +42,8 @@ def loaded_by(code, *arguments):
         ["bench", "nosuch"],
         ["data", "describe", "nosuch"],
         ["reproduce", "table7"],
+        ["reproduce", "pages", "--models", "resnet20"],
+        ["report"],
         ["recipes", "fast"],
         ["models", "--pretrained"],
     ],

@@ -1,3 +1,3 @@
-"""Speed as ratios within one run: ours beside a baseline and what the machine can do at most."""
+"""Speed: beside a baseline and the roofline, as ratios within one run. May import all but reproduce, cli."""
 
 SUITE_NAMES = ("train", "fitted", "data", "infer", "jobs")

@@ -1,4 +1,4 @@
-"""The program that people write, to measure against: Pillow transforms in a DataLoader, NCHW, eager."""
+"""The baseline: Pillow transforms in a DataLoader, NCHW, eager, as in most training scripts."""
 
 import random
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from ..models.build import create_model
+from ..models.build import build_model
 
 MEAN = np.array([0.4914, 0.4822, 0.4465], np.float32)[:, None, None]
 STD = np.array([0.2470, 0.2435, 0.2616], np.float32)[:, None, None]
 
 
-class PillowPictures(Dataset[tuple[Tensor, int]]):
-    """Random pictures [N, 32, 32, 3] as Pillow images, each padded, cropped, flipped and scaled by itself."""
+class PillowImages(Dataset[tuple[Tensor, int]]):
+    """Random images [N, 32, 32, 3], each padded, cropped, flipped and scaled on its own with Pillow."""
 
     def __init__(self, count: int) -> None:
         self.pixels = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
@@ -26,7 +26,7 @@ class PillowPictures(Dataset[tuple[Tensor, int]]):
         return len(self.pixels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Return one augmented picture [3, 32, 32] and a label."""
+        """Return one augmented image [3, 32, 32] and its label."""
         image = ImageOps.expand(Image.fromarray(self.pixels[index]), border=4)
         left, top = random.randint(0, 8), random.randint(0, 8)
         image = image.crop((left, top, left + 32, top + 32))
@@ -37,9 +37,9 @@ class PillowPictures(Dataset[tuple[Tensor, int]]):
 
 
 def batches(batch_size: int, workers: int) -> Iterator[list[Tensor]]:
-    """Load augmented batches, epoch after epoch."""
+    """Yield augmented batches, epoch after epoch."""
     loader = DataLoader(
-        PillowPictures(10_000),
+        PillowImages(10_000),
         batch_size,
         shuffle=True,
         drop_last=True,
@@ -51,13 +51,13 @@ def batches(batch_size: int, workers: int) -> Iterator[list[Tensor]]:
 
 
 def train(name: str, batch_size: int, workers: int, device: str) -> Iterator[None]:
-    """Train, one step each time the next one is asked for."""
-    network = create_model(name).to(device)
+    """Train; each `next` takes one step."""
+    network = build_model(name).to(device)
     optimizer = torch.optim.SGD(network.parameters(), 0.1, 0.9, weight_decay=1e-4)
     running_loss = 0.0
     for images, labels in batches(batch_size, workers):
-        scores = network(images.to(device))
-        loss = F.cross_entropy(scores, labels.to(device))
+        logits = network(images.to(device))
+        loss = F.cross_entropy(logits, labels.to(device))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -66,9 +66,9 @@ def train(name: str, batch_size: int, workers: int, device: str) -> Iterator[Non
 
 
 def infer(name: str, batch_size: int, channels_last: bool) -> Iterator[None]:
-    """Run the network in evaluation mode, one batch each time the next one is asked for."""
+    """Run the network in evaluation mode; each `next` processes one batch."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    network = create_model(name).eval().to(memory_format=layout)  # type: ignore[call-overload]
+    network = build_model(name).eval().to(memory_format=layout)  # type: ignore[call-overload]
     images = torch.randn(batch_size, 3, 32, 32).contiguous(memory_format=layout)
     while True:
         with torch.no_grad():

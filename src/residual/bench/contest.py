@@ -1,8 +1,7 @@
-"""Contestants that take turns, each in a process of its own, so that figures of one run can be compared.
+"""Contestants that take turns, each in its own process, so that figures of one run can be compared.
 
-A contestant is a generator in `baseline.py` or `ours.py` that does one step of its work each time the
-next one is asked for. Nothing that one sets for its own speed reaches another, and each has its own peak of
-memory.
+A contestant is a generator in `baseline.py` or `ours.py`; each `next` does one step of its work.
+Settings that one makes for its own speed do not affect another, and each has its own peak memory.
 """
 
 import ctypes
@@ -44,14 +43,14 @@ class Spread:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a contestant reached: pictures a second, its process's peak of memory, each repeat."""
+    """A contestant's result: images per second, peak memory of its process, and the rate of each repeat."""
 
     images_per_second: Spread
     peak_mib: int
     repeats: list[float]
 
     def ratio_to(self, other: "Outcome") -> Spread:
-        """Compare repeat by repeat, since neighbours in time saw the same machine."""
+        """Compare repeat by repeat, since repeats close in time saw the machine in the same state."""
         return Spread.of([a / b for a, b in zip(self.repeats, other.repeats, strict=True)])
 
     def as_dict(self) -> dict[str, Any]:
@@ -60,10 +59,10 @@ class Outcome:
 
 
 class Contestant:
-    """A process that works when it is told to.
+    """A process that takes steps on request.
 
     Args:
-        work: a function that makes the generator.
+        work: a function that creates the generator.
         arguments: its arguments.
     """
 
@@ -75,11 +74,11 @@ class Contestant:
         theirs.close()
 
     def begin(self, steps: int) -> None:
-        """Have it take steps, and do not wait for it."""
+        """Start to take steps, without waiting."""
         self._connection.send(steps)
 
     def end(self) -> float:
-        """Wait for the steps that it was told to take; return the seconds that they took."""
+        """Wait for the steps that were started; return the seconds that they took."""
         taken: float = self._connection.recv()
         return taken
 
@@ -89,7 +88,7 @@ class Contestant:
         return self.end()
 
     def peak_mib(self) -> int:
-        """Return the most memory that the process has held, in MiB."""
+        """Return the peak memory of the process, in MiB."""
         self._connection.send(0)
         peak: int = self._connection.recv()
         return peak
@@ -112,7 +111,7 @@ def _serve(connection: Connection, work: Work, arguments: dict[str, Any]) -> Non
             count = connection.recv()
         except EOFError:
             if isinstance(steps, Generator):
-                steps.close()  # removes what it keeps on the disk
+                steps.close()  # removes its files from the disk
             os._exit(0)  # loader workers notice by themselves; waiting for them can hang or complain
         if not count:
             connection.send(_peak_mib())
@@ -164,9 +163,9 @@ def compare(
     repeats: int,
     batch_size: int,
 ) -> dict[str, Outcome]:
-    """Have contestants take turns: a warm-up each, then `repeats` rounds of each one's `steps`.
+    """Let contestants take turns: a warm-up for each, then `repeats` rounds of each one's `steps`.
 
-    One that dies on the way, for lack of memory or of a compiler, is left out of what comes back.
+    One that fails on the way, for example for lack of memory or of a compiler, is left out of the result.
     """
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     with ExitStack() as stack:
@@ -191,7 +190,7 @@ def compare(
 
 
 def together(work: Work, arguments: Mapping[str, Any], copies: int, steps: int, repeats: int) -> Spread:
-    """Have copies of a contestant work at the same time; return the steps a second of all of them."""
+    """Run copies of a contestant at the same time; return the steps per second of all of them."""
     rates = []
     with ExitStack() as stack:
         processes = [stack.enter_context(Contestant(work, arguments)) for _ in range(copies)]

@@ -13,7 +13,7 @@ from ..data.dataset import Split
 from ..data.loader import TrainBatches
 from ..data.preprocessing import Preprocessing
 from ..exporters.int8 import quantize
-from ..models.build import create_model
+from ..models.build import build_model
 from ..models.fold import optimize_for_inference
 from ..recipes.catalog import get_recipe
 from ..recipes.schema import Augment, Optimizer, Recipe
@@ -64,7 +64,7 @@ def kernels_a_step(name: str, batch_size: int, device: torch.device, **changes: 
 def make_trainer(recipe: Recipe, device: torch.device) -> Trainer:
     """Make a trainer on random pictures that has no run folder."""
     torch.manual_seed(recipe.seed)
-    network = create_model(recipe.network, checkpoint_activations=recipe.checkpoint_activations)
+    network = build_model(recipe.network, checkpoint_activations=recipe.checkpoint_activations)
     network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     # nothing is logged between the steps that are timed; a capture that fails cannot be noted and ends them,
     # so that eager steps are never measured under its name
@@ -76,7 +76,7 @@ def fitted(name: str, batch_size: int, *, fit: bool) -> Iterator[None]:
     """Train on one batch again and again; with `fit`, the net has fitted it and gradients underflow."""
     devices.prepare(torch.device("cpu"))
     torch.manual_seed(0)
-    network = create_model(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = build_model(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(network, Optimizer())
     guard = Guard(optimizer, torch.device("cpu"))
     images = torch.randn(batch_size, 3, 32, 32).contiguous(memory_format=torch.channels_last)
@@ -98,7 +98,7 @@ def infer(name: str, batch_size: int, kind: str) -> Iterator[None]:
     """Run the network folded ("folded") or quantised ("int8"), on random pictures."""
     devices.prepare(torch.device("cpu"))
     torch.manual_seed(0)
-    network = create_model(name).eval()
+    network = build_model(name).eval()
     images = torch.randn(batch_size, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory() as folder:
         if kind == "int8":

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 
 from ..models.names import parse_name
-from . import baseline, ours
-from . import roofline as ceilings
-from .contest import Outcome, Spread, Work, compare, together
+from . import baseline, ours, roofline
+from .contest import Outcome, Work, compare, together
 
 TRAIN_BATCH, INFER_BATCH = 128, 256
-# ways to train that are compared; the first is the one that the others and the ceilings are set against
+# the ways to train that are compared; the first is set against the others and the roofline
 CPU_WAYS: dict[str, dict[str, Any]] = {"ours": {}, "ours, bfloat16": {"precision": "bfloat16"}}
 CUDA_WAYS: dict[str, dict[str, Any]] = {
     "captured, bfloat16": {"precision": "bfloat16"},
@@ -25,7 +24,7 @@ Contestants = dict[str, tuple[Work, Mapping[str, Any]]]
 
 
 def bench_train(name: str, device: torch.device, repeats: int) -> Record:
-    """Measure training steps, and the share of the machine's ceilings that they reach."""
+    """Measure training steps, and the share of the roofline that they reach."""
     if device.type == "cpu" and parse_name(name).layers > 200:
         return _deep_step(name)
     arguments = {"name": name, "batch_size": TRAIN_BATCH, "device": str(device)}
@@ -36,15 +35,15 @@ def bench_train(name: str, device: torch.device, repeats: int) -> Record:
         for workers in (0, 2)
     }
     steps = dict.fromkeys(contestants | baselines, _steps(name, 40))
-    if device.type == "cuda":  # rounds long enough to hold what comes once in a hundred steps
+    if device.type == "cuda":  # rounds long enough to include what happens once in a hundred steps
         steps |= dict.fromkeys(contestants, _steps(name, 1000))
     found = compare(contestants | baselines, steps, repeats, TRAIN_BATCH)
     fast, changes = next(iter(ways.items()))
     half = changes.get("precision") == "bfloat16"
-    matrix = ceilings.matrix_rate(device, torch.bfloat16 if half else torch.float32)
-    memory = ceilings.copy_rate(device)
-    operations = ceilings.step_operations(name, TRAIN_BATCH)
-    traffic = ceilings.step_bytes(name, TRAIN_BATCH, 2 if half else 4)
+    matrix = roofline.matrix_rate(device, torch.bfloat16 if half else torch.float32)
+    memory = roofline.copy_rate(device)
+    operations = roofline.step_operations(name, TRAIN_BATCH)
+    traffic = roofline.step_bytes(name, TRAIN_BATCH, 2 if half else 4)
     seconds = TRAIN_BATCH / found[fast].images_per_second.median
     others = [other for other in found if other != fast]
     return {
@@ -64,7 +63,7 @@ def bench_train(name: str, device: torch.device, repeats: int) -> Record:
 
 
 def _cuda_ways(name: str) -> dict[str, dict[str, Any]]:
-    """Leave out what takes a deep net minutes to compile or the card's memory to hold."""
+    """Leave out what would take a deep network minutes to compile or more than the memory of a GPU."""
     ways, layers = dict(CUDA_WAYS), parse_name(name).layers
     if layers > 56:
         del ways["captured, compiled, bfloat16"]
@@ -75,7 +74,7 @@ def _cuda_ways(name: str) -> dict[str, dict[str, Any]]:
 
 
 def bench_jobs(name: str, device: torch.device, repeats: int) -> Record:
-    """Measure the steps a second of 1, 2, 4 and 8 runs on one device at the same time."""
+    """Measure the steps per second of 1, 2, 4 and 8 runs on one device at the same time."""
     changes = next(iter((CUDA_WAYS if device.type == "cuda" else CPU_WAYS).values()))
     arguments = {"name": name, "batch_size": TRAIN_BATCH, "device": str(device), **changes}
     steps = _steps(name, 2000 if device.type == "cuda" else 40)
@@ -87,7 +86,7 @@ def bench_jobs(name: str, device: torch.device, repeats: int) -> Record:
 
 
 def bench_fitted(name: str, device: torch.device, repeats: int) -> Record:
-    """Measure a step of a net that has fitted its batch beside a fresh one's: denormals must not slow it."""
+    """Compare a step of a network that has fitted its batch with a fresh one: denormals must not slow it."""
     arguments = {"name": name, "batch_size": TRAIN_BATCH}
     contestants: Contestants = {
         "fresh": (ours.fitted, {**arguments, "fit": False}),
@@ -98,7 +97,7 @@ def bench_fitted(name: str, device: torch.device, repeats: int) -> Record:
 
 
 def bench_data(_name: str, _device: torch.device, repeats: int) -> Record:
-    """Measure augmented batches."""
+    """Measure how fast augmented batches are made."""
     arguments = {"batch_size": TRAIN_BATCH}
     contestants: Contestants = {
         "ours": (ours.batches, arguments),
@@ -137,7 +136,7 @@ SUITES: dict[str, tuple[Callable[[str, torch.device, int], Record], tuple[str, .
 
 
 def run_suites(what: str, models: list[str], device: torch.device, repeats: int) -> list[Record]:
-    """Run one suite, or all; each has its own networks where none are named."""
+    """Run one suite, or all, on the given networks or on each suite's own."""
     of_device = ("train", "jobs") if device.type == "cuda" else ("train", "fitted", "data", "infer")
     chosen = {suite: SUITES[suite] for suite in (of_device if what == "all" else (what,))}
     return [
@@ -148,7 +147,7 @@ def run_suites(what: str, models: list[str], device: torch.device, repeats: int)
 
 
 def _deep_step(name: str) -> Record:
-    """Take one training step of a net too deep to repeat, with activation checkpointing."""
+    """Take one training step, with activation recomputation, of a network too deep to repeat it."""
     arguments = {"name": name, "batch_size": TRAIN_BATCH, "device": "cpu", "checkpoint_activations": True}
     work: Contestants = {"ours, checkpointed": (ours.train, arguments)}
     found = compare(work, dict.fromkeys(work, 1), 1, TRAIN_BATCH)
@@ -156,14 +155,14 @@ def _deep_step(name: str) -> Record:
 
 
 def _steps(name: str, of_resnet20: int) -> int:
-    """Fewer steps for deeper nets, so that a round takes about as long."""
+    """Return fewer steps for deeper networks, so that a round takes about as long."""
     return max(2, round(of_resnet20 * 20 / parse_name(name).layers))
 
 
 def _record(
     kind: str, name: str, batch_size: int, found: dict[str, Outcome], fast: str, others: Any
 ) -> Record:
-    others = [other for other in others if other in found]  # one that failed is in no ratio
+    others = [other for other in others if other in found]  # those that failed are in no ratio
     return {
         "kind": kind,
         "network": name,
@@ -171,27 +170,3 @@ def _record(
         "images_per_second": {who: outcome.as_dict() for who, outcome in found.items()},
         "ratios": {f"{fast} / {other}": vars(found[fast].ratio_to(found[other])) for other in others},
     }
-
-
-def summary(record: Record) -> list[str]:
-    """Say in lines what a record holds."""
-    lines = [f"{record['kind']} {record['network']}, batch {record['batch_size']}"]
-    for who, outcome in record["images_per_second"].items():
-        rate = Spread(**outcome["images_per_second"])
-        milliseconds = 1000 * record["batch_size"] / rate.median
-        lines.append(
-            f"  {who:24} {rate} images/s, {milliseconds:.2f} ms a step, peak {outcome['peak_mib']:,} MiB"
-        )
-    lines += [f"  {pair:44} {Spread(**ratio)}" for pair, ratio in record["ratios"].items()]
-    for copies, rate in record.get("steps_per_second", {}).items():
-        lines.append(f"  {copies} at once: {Spread(**rate)} steps/s in all")
-    if "kernels" in record:
-        lines.append(f"  {record['kernels']} kernels a step")
-    if "matrix_rate" in record:
-        lines += [
-            f"  matrix product {record['matrix_rate'] / 1e9:,.0f} GFLOP/s, of which a step's "
-            f"{record['step_operations'] / 1e9:,.1f} GFLOP reach {record['share_of_matrix_rate']:.0%}",
-            f"  memory copy {record['copy_rate'] / 1e9:,.1f} GB/s, of which a step's "
-            f"{record['step_bytes'] / 1e9:,.2f} GB reach {record['share_of_copy_rate']:.0%}",
-        ]
-    return lines

@@ -1,4 +1,4 @@
-"""The command line, a short file for each group of commands. Only it prints; it may import all else.
+"""The command line: a short file for each group of commands. Only it prints; it may import all others.
 
-Nothing that loads torch is imported before a command needs it, so that help and refusals come at once.
+Modules that load torch are imported only when a command needs them, so that help and refusals are immediate.
 """

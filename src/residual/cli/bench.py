@@ -18,18 +18,17 @@ def add_to(program: typer.Typer) -> None:
 
 def bench(
     what: Annotated[str, typer.Argument(help=f"{', '.join(SUITE_NAMES)} or all.")] = "all",
-    models: Annotated[list[str] | None, typer.Argument(help="Networks; by default the usual ones.")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds of which the median is taken.")] = 7,
+    models: Annotated[list[str] | None, typer.Argument(help="Networks; by default each suite's own.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Number of rounds; the median is reported.")] = 7,
     device: Device = None,
-    save: Annotated[
-        Path | None, typer.Option(help="A folder that gets a JSON file with the figures.")
-    ] = None,
+    save: Annotated[Path | None, typer.Option(help="Folder for a JSON file with the figures.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure speed beside a baseline and the machine's ceilings, all in one run."""
+    """Measure speed beside a baseline and the machine's roofline, all in one run."""
     if what not in (*SUITE_NAMES, "all"):
-        raise UsageError(f"nothing to measure called '{what}': take {', '.join(SUITE_NAMES)} or all")
-    from ..bench.suites import run_suites, summary
+        raise UsageError(f"there is no bench '{what}': choose {', '.join(SUITE_NAMES)} or all")
+    from ..bench.page import table_of
+    from ..bench.suites import run_suites
     from ..runtime.device import describe, resolve_device
     from ..runtime.environment import environment_facts, without_paths
 
@@ -45,5 +44,5 @@ def bench(
         print_json(report)
         return
     for record in records:
-        for line in summary(record):
+        for line in table_of(record).as_lines():
             print_line(line)

@@ -32,7 +32,7 @@ def fetch(name: WithFiles, data_dir: DataDir = None) -> None:
 
 @app.command()
 def verify(name: WithFiles, data_dir: DataDir = None) -> None:
-    """Check every file of a data set that is there."""
+    """Check every file of a data set that is found."""
     release = _release(name)
     from ..data import cifar
 

@@ -10,7 +10,7 @@ from .output import DataDir, Device, Json, print_json, print_line
 if TYPE_CHECKING:
     from ..evaluation.classification import Evaluation
 
-LARGEST_MATRIX = 20  # a matrix of a hundred columns fits no terminal
+LARGEST_MATRIX = 20  # classes; a larger matrix does not fit a terminal
 
 
 def add_to(program: typer.Typer) -> None:
@@ -27,7 +27,9 @@ def evaluate(
     ] = None,
     data_dir: DataDir = None,
     device: Device = None,
-    int8: Annotated[bool, typer.Option("--int8", help="Quantised to 8 bits; needs the extra int8.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantise the model to 8 bits; needs the extra int8.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on the test set: error, top-5, loss, per-class error, confusion matrix."""

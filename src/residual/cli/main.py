@@ -1,4 +1,4 @@
-"""The program `residual`: all commands together, and how each of its ends becomes an exit code."""
+"""The program `residual`: registers all commands and turns errors into messages and exit codes."""
 
 import logging
 import sys
@@ -37,8 +37,8 @@ def _top(
 
 
 def main() -> NoReturn:
-    """Run the command line and leave with the exit code that `docs/commands.md` lists."""
-    logging.captureWarnings(True)  # other libraries' warnings are no messages to the user
+    """Run the command line and exit with a code from the table in `docs/commands.md`."""
+    logging.captureWarnings(True)  # warnings of other libraries are not for the user
     with unfailing_streams() as output, stop_signals.handled():
         code = _run()
         if code == 0 and output.error is not None and not output.reader_gone:
@@ -56,7 +56,7 @@ def _run() -> int:
         return _complain("interrupted", 128 + error.number)
     except (KeyboardInterrupt, typer.Abort):
         return _complain("interrupted", 130)
-    except Exception as error:  # what the parser says of the arguments; its class differs between versions
+    except Exception as error:  # the parser's usage errors; their class differs between versions
         if not hasattr(error, "format_message"):
             raise
         return _complain(error.format_message(), UsageError.exit_code)

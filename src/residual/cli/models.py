@@ -23,11 +23,11 @@ def add_to(program: typer.Typer) -> None:
 def models(
     pattern: Annotated[str, typer.Argument(help="A shell pattern, for example 'plain*'.")] = "*",
     pretrained: Annotated[
-        bool, typer.Option("--pretrained", help="Those whose weights come with it.")
+        bool, typer.Option("--pretrained", help="List the pretrained models only.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the paper's networks; any other depth 6n+2 (9n+2 with bottlenecks) can be named too."""
+    """List the paper's networks; any other depth 6n+2 (9n+2 with bottlenecks) is valid too."""
     if pretrained:
         _print_pretrained(pattern, as_json)
         return
@@ -79,10 +79,10 @@ def info(
 
 def recipes(
     name: Annotated[str | None, typer.Argument(help="A recipe's name or file.")] = None,
-    model: Annotated[str, typer.Option(help="The network it is for.")] = "resnet20",
+    model: Annotated[str, typer.Option(help="The network to train with it.")] = "resnet20",
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a recipe.")] = False,
 ) -> None:
-    """List the recipes, or print one in full, as JSON that --recipe reads."""
+    """List the recipes, or print one in full, as JSON for --recipe."""
     if schema:
         print_json(Recipe.model_json_schema())
         return
@@ -95,15 +95,15 @@ def recipes(
 
 def import_(
     file: Annotated[Path, typer.Argument(help="Another project's checkpoint.")],
-    model: Annotated[str, typer.Option(help="The network it holds, for example resnet20.")],
-    output: Annotated[Path, typer.Option(help="The model folder to make.")],
+    model: Annotated[str, typer.Option(help="The network in it, for example resnet20.")],
+    output: Annotated[Path, typer.Option(help="The model folder to create.")],
     mean: Annotated[tuple[float, float, float] | None, typer.Option(help="R G B, 0..1 scale.")] = None,
     std: Annotated[tuple[float, float, float] | None, typer.Option(help="R G B, 0..1 scale.")] = None,
     zeros: Annotated[
-        str | None, typer.Option(help="Where option A's zeros are: 'both' sides (akamaster) or 'last'.")
+        str | None, typer.Option(help="Where option A pads zeros: 'both' sides (akamaster) or 'last'.")
     ] = None,
 ) -> None:
-    """Turn another project's checkpoint into a model folder."""
+    """Convert another project's checkpoint to a model folder."""
     parse_name(model)
     from ..zoo import importing
 
@@ -111,12 +111,14 @@ def import_(
     print_line(f"{config.network} from {config.recipe}: {output}")
     if zeros is None and config.shortcut == "A":
         both = importing.default_zeros(config.recipe) == "both"
-        where = "on both sides, as akamaster pads them" if both else "behind the other channels"
+        where = "on both sides, as akamaster's" if both else "after the other channels"
         other = "last" if both else "both"
-        print_line(f"option A's zeros: assumed to be {where}; the keys cannot tell; else --zeros {other}")
+        print_line(
+            f"option A's zeros: assumed {where}, since the keys do not show it; if not, give --zeros {other}"
+        )
     if config.data in DATASETS:
         print_line(f"next: {program()} evaluate {output}")
     else:
         print_line(
-            f"no data set here has {len(config.class_names)} classes; in Python: load_model('{output}')"
+            f"no known data set has {len(config.class_names)} classes; in Python: load_model('{output}')"
         )

@@ -1,4 +1,4 @@
-"""What the commands share: their options, and how they print."""
+"""Options and printing that several commands share."""
 
 import json
 import os
@@ -12,13 +12,13 @@ import typer
 DataDir = Annotated[
     Path | None,
     typer.Option(
-        help="Folder that holds the data or its archive; else RESIDUAL_DATA, else the user's cache."
+        help="Folder with the data or its archive; by default RESIDUAL_DATA, else the user's cache."
     ),
 ]
 Device = Annotated[
-    str | None, typer.Option(help="cuda, mps (untested) or cpu; by default cuda where there is one.")
+    str | None, typer.Option(help="cuda, mps (untested) or cpu; by default cuda if available.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Override = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe.")
 ]
@@ -30,12 +30,12 @@ def print_line(line: str = "") -> None:
 
 
 def print_json(values: Any) -> None:
-    """Print values for a program to read."""
+    """Print values as JSON."""
     print_line(json.dumps(values, indent=2))
 
 
 def program() -> str:
-    """Name this program as the user's shell would find it."""
+    """Return the command that starts this program in the user's shell."""
     path = Path(sys.argv[0])
     if path.name not in ("residual", "residual.exe"):
         return "python -m residual"
@@ -44,7 +44,7 @@ def program() -> str:
 
 
 def in_millions(count: int) -> str:
-    """Write a large count in a few digits: 40.6 M, 2.83 G."""
+    """Format a large count with three digits: 40.6 M, 2.83 G."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if count >= size:
             return f"{count / size:.3g} {unit}"

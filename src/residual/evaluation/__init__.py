@@ -1,1 +1,1 @@
-"""What a network makes of a data set. Imports nothing of training."""
+"""Errors of a model on a data set. May import models, data, zoo and exporters; nothing of training."""

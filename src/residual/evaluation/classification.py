@@ -1,4 +1,4 @@
-"""The error of a network on a set of pictures: exactly N of them, each once, one view of each."""
+"""Classification error of a network: every image counts exactly once, in a single view."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..data.dataset import Split
 from ..data.preprocessing import Preprocessing
-from ..errors import CheckpointError
+from ..errors import CheckpointError, DataError
 from ..models.fold import optimize_for_inference
 from ..models.resnet import ResNet
 
@@ -19,7 +19,7 @@ BATCH_SIZE = 250
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network makes of a set: errors in percent, mean cross-entropy, `confusion[true][predicted]`.
+    """The figures of an evaluation: errors in percent, mean cross-entropy, `confusion[true][predicted]`.
 
     `per_class_error` is None for a class without images.
     """
@@ -36,6 +36,58 @@ class Evaluation:
         return asdict(self)
 
 
+class Accumulator:
+    """Sums up an evaluation batch by batch, on the CPU.
+
+    It keeps counts and a float64 sum of the losses, but no logits, so memory does not grow with the images.
+    """
+
+    def __init__(self) -> None:
+        self._images = self._not_finite = self._top5 = 0
+        self._loss = 0.0
+        self._confusion: Tensor | None = None
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch of logits [B, classes] and labels [B]."""
+        logits, labels = logits.cpu(), labels.cpu()
+        count, classes = logits.shape
+        if self._confusion is None:
+            self._confusion = torch.zeros(classes, classes, dtype=torch.int64)
+        best = logits.topk(min(5, classes), dim=1).indices
+        self._images += count
+        self._not_finite += count - int(logits.isfinite().all(1).sum())
+        self._top5 += int((best == labels[:, None]).sum())
+        self._loss += float(F.cross_entropy(logits.double(), labels, reduction="sum"))
+        self._confusion.index_put_((labels, best[:, 0]), torch.tensor(1), accumulate=True)
+
+    def result(self) -> Evaluation:
+        """Return the figures of all images so far.
+
+        Raises:
+            CheckpointError: logits are not finite, so no figure would be meaningful.
+            DataError: there were no images.
+        """
+        images, confusion = self._images, self._confusion
+        if confusion is None or not images:
+            raise DataError("there are no images to evaluate on")
+        if self._not_finite:
+            raise CheckpointError(
+                f"the logits of {self._not_finite} of {images} images are not finite, so there is no error "
+                "to report: the weights or BN statistics are corrupted, or training diverged"
+            )
+        right, of_class = confusion.diagonal().tolist(), confusion.sum(1).tolist()
+        return Evaluation(
+            images=images,
+            error=100 * (images - sum(right)) / images,
+            top5_error=100 * (images - self._top5) / images,
+            loss=self._loss / images,
+            per_class_error=[
+                100 * (n - hit) / n if n else None for hit, n in zip(right, of_class, strict=True)
+            ],
+            confusion=confusion.tolist(),
+        )
+
+
 @torch.no_grad()
 def evaluate_split(
     network: nn.Module,
@@ -44,48 +96,23 @@ def evaluate_split(
     device: torch.device,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> Evaluation:
-    """Evaluate the single view of each original picture (section 4.2).
+    """Evaluate the single view of each original image (section 4.2).
 
-    The network is put into evaluation mode meanwhile; `split` holds uint8 images [N, H, W, 3].
-    `progress` is told how many images are done.
+    The network is put into evaluation mode and back; `split` holds uint8 images [N, H, W, 3]. `progress` is
+    called with the number of images done.
+
+    Raises:
+        CheckpointError: a logit is not finite.
     """
     was_training = network.training
     network.eval()
     ready = optimize_for_inference(network) if isinstance(network, ResNet) else network
     preprocessing = preprocessing.to(device)
-    scores = []
+    figures = Accumulator()
     for start in range(0, len(split), BATCH_SIZE):
-        images = preprocessing.apply(split.images[start : start + BATCH_SIZE].to(device))
-        scores.append(ready(images.permute(0, 3, 1, 2)).float().cpu())
+        part = slice(start, start + BATCH_SIZE)
+        images = preprocessing.apply(split.images[part].to(device))
+        figures.add(ready(images.permute(0, 3, 1, 2)).float(), split.labels[part])
         progress(start + len(images))
     network.train(was_training)
-    return score(torch.cat(scores), split.labels.cpu())
-
-
-def score(scores: Tensor, labels: Tensor) -> Evaluation:
-    """Compare logits [N, classes] with labels [N].
-
-    Raises:
-        CheckpointError: a logit is not finite, so no figure would mean anything.
-    """
-    count, classes = scores.shape
-    bad = count - int(scores.isfinite().all(1).sum())
-    if bad:
-        raise CheckpointError(
-            f"the logits of {bad} of {count} images are not finite, so there is no error to report: "
-            "the weights or BN statistics are corrupted, or training diverged"
-        )
-    best = scores.topk(min(5, classes), dim=1).indices
-    hits = best == labels[:, None]
-    pairs = labels * classes + best[:, 0]
-    confusion = torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
-    right, of_class = confusion.diagonal().tolist(), confusion.sum(1).tolist()
-    per_class = [100 * (n - hit) / n if n else None for hit, n in zip(right, of_class, strict=True)]
-    return Evaluation(
-        images=count,
-        error=100 * (count - int(hits[:, 0].sum())) / count,
-        top5_error=100 * (count - int(hits.sum())) / count,
-        loss=float(F.cross_entropy(scores.double(), labels)),
-        per_class_error=per_class,
-        confusion=confusion.tolist(),
-    )
+    return figures.result()

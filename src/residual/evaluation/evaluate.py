@@ -1,4 +1,4 @@
-"""The public `evaluate`: a model by name, folder or in memory, on the test set of a data set by name."""
+"""The public `evaluate`: a model by name, from a folder or in memory, on the test set of a data set."""
 
 import copy
 from pathlib import Path
@@ -25,43 +25,54 @@ def evaluate(
     *,
     data: str | None = None,
     data_dir: str | Path | None = None,
+    dataset: Dataset | None = None,
     device: str | None = None,
     int8: bool = False,
     quiet: bool = False,
 ) -> Evaluation:
-    """Evaluate a network from a model folder on its data set's test part, each picture once.
+    """Evaluate a model on a test set, each image once.
 
     Args:
-        model: a run folder, a model folder, the name of a network that comes trained, or a network from
-            `load_model` or `create_model(..., pretrained=True)`.
-        data: another data set than the one it was trained on.
+        model: a run folder, a model folder, the name of a pretrained model, or a network from `load_model` or
+            `create_model(..., pretrained=True)`.
+        data: the name of another data set than the one that the model was trained on.
         data_dir: see `load_dataset`.
+        dataset: images in memory, in place of `data`. Class names and image size must be those of the model.
         device: see `train`.
-        int8: evaluate the network quantised to 8 bits, on the CPU, calibrated on training images.
+        int8: quantise the model to 8 bits, calibrated on training images, and evaluate it on the CPU.
         quiet: show no progress.
 
     Raises:
-        ResidualError: the model or the data cannot be loaded, or they do not fit each other.
+        ResidualError: the model or the data cannot be loaded, or the model was not trained for such data.
     """
     network = model if isinstance(model, ResNet) else load_model(find_model(model))
     config: ModelConfig | None = network.config
     if config is None:
-        raise CheckpointError("this network comes from no model folder, so its normalisation is not known")
-    where = resolve_device(device)
-    if data is None and config.data not in DATASETS:
-        raise UsageError(
-            f"the model was trained on data that is not known here ('{config.data}'): give --data"
+        raise CheckpointError(
+            "this network was not loaded from a model folder, so its normalisation is not known"
         )
-    dataset = load_dataset(data or config.data, data_dir)
-    _check_fit(dataset, config)
+    where = resolve_device(device)
+    if dataset is None:
+        dataset = _load(data, config, data_dir)
+    elif data is not None:
+        raise UsageError("data and dataset both say what to evaluate on: give one of them")
+    _check_compatible(dataset, config)
     if int8:
-        pictures = config.preprocessing.apply(dataset.train.images[:CALIBRATION_IMAGES])
+        calibration = config.preprocessing.apply(dataset.train.images[:CALIBRATION_IMAGES])
         with TemporaryDirectory() as folder:
-            quantised = quantize(network, pictures.permute(0, 3, 1, 2), Path(folder) / "int8.onnx")
-            return _evaluate(quantised, dataset, config, torch.device("cpu"), quiet)
+            quantized = quantize(network, calibration.permute(0, 3, 1, 2), Path(folder) / "int8.onnx")
+            return _evaluate(quantized, dataset, config, torch.device("cpu"), quiet)
     network = copy.deepcopy(network)  # the caller's stays where it is
     network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return _evaluate(network, dataset, config, where, quiet)
+
+
+def _load(data: str | None, config: ModelConfig, data_dir: str | Path | None) -> Dataset:
+    if data is None and config.data not in DATASETS:
+        raise UsageError(
+            f"the model was trained on '{config.data}', which is not a known data set: give --data"
+        )
+    return load_dataset(data or config.data, data_dir)
 
 
 def _evaluate(
@@ -71,8 +82,8 @@ def _evaluate(
         return evaluate_split(network, dataset.test, config.preprocessing, device, progress)
 
 
-def _check_fit(dataset: Dataset, config: ModelConfig) -> None:
-    """Refuse to evaluate a model on classes or image sizes that are not its own.
+def _check_compatible(dataset: Dataset, config: ModelConfig) -> None:
+    """Compare a data set's classes and image size with the model's.
 
     Raises:
         CheckpointError: they differ.

@@ -1,1 +1,1 @@
-"""A network in other forms: INT8 through ONNX. Imports models, nothing of training."""
+"""Models in other formats: INT8 through ONNX. May import models, data and zoo; nothing of training."""

@@ -1,4 +1,4 @@
-"""INT8 inference by post-training quantisation with ONNX Runtime; install the extra `int8` for it."""
+"""INT8 inference by post-training quantisation with ONNX Runtime; needs the extra `int8`."""
 
 import importlib
 import logging
@@ -17,13 +17,13 @@ from ..errors import UsageError
 from ..models.fold import optimize_for_inference
 from ..models.resnet import ResNet
 
-CALIBRATION_IMAGES = 512  # with so many, INT8 lost at most 0.17 points on the CIFAR-10 test set
+CALIBRATION_IMAGES = 512  # with this many, the error on CIFAR-10 rose by 0.20 points at most: docs/speed.md
 
 
 class Int8Network(nn.Module):
-    """A quantised network that is called like the one it was made from, on the CPU.
+    """A quantised network, called like the one that it was made from; it runs on the CPU.
 
-    Its file is an ONNX model with one input `pictures` [N, 3, H, W] and one output `scores`.
+    Its file is an ONNX model with one input [N, 3, H, W] and one output [N, classes].
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
@@ -32,24 +32,25 @@ class Int8Network(nn.Module):
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
         self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name  # earlier files have another
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map normalised pictures [N, 3, H, W] to class scores [N, classes]."""
-        scores = self._session.run(None, {"pictures": np.ascontiguousarray(x.numpy())})[0]
-        return torch.from_numpy(scores)
+        """Map normalised images [N, 3, H, W] to logits [N, classes]."""
+        logits = self._session.run(None, {self._input: np.ascontiguousarray(x.numpy())})[0]
+        return torch.from_numpy(logits)
 
 
 def quantize(network: ResNet, calibration: Tensor, path: str | Path) -> Int8Network:
-    """Quantise maps to 8 bits and weights to 7, the weights channel by channel.
+    """Quantise activations to 8 bits and weights to 7, per output channel.
 
     A CPU without VNNI adds two products in 16 bits, which saturate: 2 x 255 x 127 does not fit, 2 x 255 x 64
-    does. So the file gives the same answers, but for rounding, on every CPU; one bit less costs neither
-    accuracy nor speed where there is VNNI.
+    does. So the model gives the same results, up to rounding, on every CPU. The missing bit costs neither
+    accuracy nor speed on CPUs with VNNI.
 
     Args:
-        network: any network of this package; it is left as it is.
-        calibration: normalised training pictures [N, 3, H, W] (never test pictures), which set the
-            maps' ranges; `CALIBRATION_IMAGES` are enough.
+        network: any network of this package; it is not changed.
+        calibration: normalised training images [N, 3, H, W] (never test images), which determine the ranges
+            of the activations; `CALIBRATION_IMAGES` are enough.
         path: the ONNX file to write.
 
     Raises:
@@ -66,8 +67,8 @@ def quantize(network: ResNet, calibration: Tensor, path: str | Path) -> Int8Netw
             dynamo=True,
             external_data=False,
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            input_names=["pictures"],
-            output_names=["scores"],
+            input_names=["images"],
+            output_names=["logits"],
             verbose=False,
         )
         quantizer.quantize_static(
@@ -85,7 +86,7 @@ def quantize(network: ResNet, calibration: Tensor, path: str | Path) -> Int8Netw
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep the exporters' notes about themselves from the user."""
+    """Hide the exporters' own log messages and warnings."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -95,16 +96,16 @@ def _quietly() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _reader(quantizer: Any, pictures: Tensor) -> Any:
-    """Give the calibration set to the library in the form that it wants."""
+def _reader(quantizer: Any, images: Tensor) -> Any:
+    """Wrap the calibration set as the library needs it."""
 
     class Reader(quantizer.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.batches: Iterator[Tensor] = iter(torch.split(pictures, 64))
+            self.batches: Iterator[Tensor] = iter(torch.split(images, 64))
 
         def get_next(self) -> dict[str, Any] | None:
             batch = next(self.batches, None)
-            return None if batch is None else {"pictures": batch.contiguous().numpy()}
+            return None if batch is None else {"images": batch.contiguous().numpy()}
 
     return Reader()
 

@@ -1,1 +1,1 @@
-"""The paper's networks: names, blocks, networks, counts, and ways to run them faster. Imports only errors."""
+"""The paper's networks: names, blocks, complexity, folding and recomputation. Imports only errors."""

@@ -1,4 +1,4 @@
-"""Counts of layers, parameters and multiply-adds, taken from the network that runs, not from formulas."""
+"""Counts of layers, parameters and multiply-adds, measured on the network itself, not by formulas."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .build import create_model
+from .build import build_model
 
 
 @dataclass(frozen=True)
 class Complexity:
-    """What a network costs for one picture.
+    """What a network costs for one image.
 
-    `layers` counts weighted layers as the paper does (projections apart); `multiply_adds` those of
-    convolutions and fully connected layers; `stages` maps each part to its output, (C, H, W) or (C,).
+    `layers` counts weighted layers as the paper does, without projections; `multiply_adds` counts those of
+    convolutions and fully connected layers; `stages` maps each part to its output size, (C, H, W) or (C,).
     """
 
     name: str
@@ -31,13 +31,13 @@ class Complexity:
 def complexity(
     name: str, *, shortcut: str | None = None, num_classes: int = 10, input_size: int = 32
 ) -> Complexity:
-    """Measure a network by sending one picture of `input_size` squared pixels through it, without data.
+    """Measure a network on one image of `input_size` x `input_size` pixels, on the meta device: no data.
 
     Raises:
-        UsageError: as `create_model`.
+        UsageError: as `build_model`.
     """
     with torch.device("meta"):
-        network = create_model(name, num_classes=num_classes, shortcut=shortcut).eval()
+        network = build_model(name, num_classes=num_classes, shortcut=shortcut).eval()
     products: list[int] = []
     stages: dict[str, tuple[int, ...]] = {}
 

@@ -1,4 +1,4 @@
-"""Inference without BN: each BN layer's scale and shift put into the convolution before it."""
+"""Folding for inference: the scale and shift of each BN layer moved into the convolution before it."""
 
 import copy
 
@@ -10,23 +10,15 @@ from .resnet import ResNet
 
 
 def optimize_for_inference(network: ResNet) -> ResNet:
-    """Return a copy, in evaluation mode, with BN folded into the convolutions and channels-last weights.
+    """Return a copy in evaluation mode with BN folded into the convolutions and channels-last weights.
 
-    It computes the same function but for rounding. The copy cannot be trained; its state dict
-    has other keys.
+    The copy computes the same function up to rounding. It cannot be trained; its state dict has other keys.
     """
     folded = copy.deepcopy(network).eval()
     with torch.no_grad():
-        for module in list(folded.modules()):
-            if (
-                isinstance(module, nn.Sequential)
-                and len(module) == 2
-                and isinstance(module[1], nn.BatchNorm2d)
-            ):
-                _fold(module, "0", "1")  # a projection shortcut
-            for name, _ in list(module.named_children()):
-                if name.startswith("conv"):
-                    _fold(module, name, name.replace("conv", "bn"))
+        for module in folded.modules():
+            for conv, bn in getattr(module, "conv_bn", ()):
+                _fold(module, conv, bn)
     return folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 

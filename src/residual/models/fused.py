@@ -1,9 +1,9 @@
-"""BN, addition and ReLU as one operation: what follows each convolution, in fewer passes over memory.
+"""BN, addition and ReLU fused into one operation, which makes fewer passes over memory.
 
-On a CPU a training step of these nets spends a third of its time on BN, additions and ReLU, which do
-little arithmetic and wait for memory. The fused operation allocates one map instead of three, keeps no copy
-that the backward pass does not need, and computes the same function; the gradient is tested against the
-plain path's. Measured on two cores with AVX-512: 1.07 to 1.11 times the images/s of the plain path.
+On a CPU a training step of these networks spends a third of its time on BN, additions and ReLU, which are
+bound by memory. The fused operation allocates one feature map instead of three and keeps no copy that the
+backward pass does not need. It computes the same function; its gradient is tested against that of the plain
+path. Measured on two cores with AVX-512: 1.07 to 1.11 times the images/s of the plain path.
 """
 
 from typing import Any
@@ -17,10 +17,10 @@ aten = torch.ops.aten
 
 
 def bn_relu(bn: nn.Module, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-    """Return ReLU(bn(x) + shortcut) for maps [N, C, H, W]; `bn` may be an identity once it was folded.
+    """Return ReLU(bn(x) + shortcut) for feature maps [N, C, H, W]; `bn` is an identity after folding.
 
-    The fused path is taken by a fixed rule: training on a CPU in float32 and channels-last memory. In the
-    other layout BN is the slower part, and on a GPU the compiler fuses better.
+    The fused path is used for training on a CPU in float32 and channels-last memory. In the other layout
+    BN itself is the slower part, and on a GPU the compiler fuses better.
     """
     if isinstance(bn, nn.BatchNorm2d) and _fusible(bn, x):
         if bn.track_running_stats and bn.num_batches_tracked is not None:
@@ -34,7 +34,7 @@ def bn_relu(bn: nn.Module, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
 
 
 def rule_fuses(device: torch.device, precision: str, channels_last: bool, compiled: bool) -> bool:
-    """Tell whether training takes the fused path: the rule of `bn_relu`, for the record of a run."""
+    """Tell whether training uses the fused path, by the rule of `bn_relu`; recorded with every run."""
     return device.type == "cpu" and precision == "float32" and channels_last and not compiled
 
 

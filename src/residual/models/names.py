@@ -1,4 +1,4 @@
-"""Networks by name: what `resnet20`, `plain56`, `resnet47_bottleneck` mean, which names exist. No torch."""
+"""Names of networks, such as `resnet20`, `plain56`, `resnet47_bottleneck`; does not load torch."""
 
 import difflib
 import re
@@ -16,12 +16,12 @@ PAPER_NETWORKS = (
 )
 IMAGENET_DEPTHS = (18, 34, 50, 101, 152)
 MAX_LAYERS = 2000  # far beyond the paper's 1202, and still built in seconds
-MAX_CLASSES = 100_000  # for both, a name or a damaged file may ask for anything
+MAX_CLASSES = 100_000  # both are limits because a name or a corrupted file may ask for anything
 
 
 @dataclass(frozen=True)
 class NetworkName:
-    """A network's name taken apart: its family, its number of weighted layers and its kind of block."""
+    """A parsed network name: its family, its number of weighted layers and its kind of block."""
 
     family: str
     layers: int
@@ -29,7 +29,7 @@ class NetworkName:
 
     @property
     def layers_per_block(self) -> int:
-        """Weighted layers that one block in each of the three stages adds."""
+        """Weighted layers added by one more block in each of the three stages."""
         return 9 if self.bottleneck else 6
 
     @property
@@ -42,10 +42,10 @@ class NetworkName:
 
 
 def parse_name(name: str) -> NetworkName:
-    """Take a network's name apart.
+    """Parse a network's name.
 
     Raises:
-        UsageError: the name fits no network; the message gives the nearest ones that do.
+        UsageError: there is no such network; the message gives the nearest names.
     """
     match = re.fullmatch(r"(resnet|plain)([1-9][0-9]{0,4})(_bottleneck)?", name)
     if match is None or (match[1] == "plain" and match[3]):
@@ -57,7 +57,7 @@ def parse_name(name: str) -> NetworkName:
     near = _nearest(parsed)
     if parsed.layers in IMAGENET_DEPTHS and not parsed.bottleneck:
         raise UsageError(
-            f"'{name}' is kept for the paper's ImageNet networks, which are not here yet; "
+            f"'{name}' is reserved for the paper's ImageNet networks, which are not available yet; "
             f"{_NAMES}; nearest: {', '.join(near)}"
         )
     if not _fits(parsed):
@@ -73,7 +73,7 @@ def _fits(name: NetworkName) -> bool:
 
 
 def _nearest(wrong: NetworkName) -> list[str]:
-    """The valid names on both sides of a depth that does not fit, and the bottleneck net that has it."""
+    """Return the valid names next to a depth that is not one, and the bottleneck network of that depth."""
     unit = wrong.layers_per_block
     depths = (unit * n + 2 for n in range(1, max(2, wrong.layers // unit + 3)))
     valid = [depth for depth in depths if wrong.bottleneck or depth not in IMAGENET_DEPTHS]
@@ -84,16 +84,16 @@ def _nearest(wrong: NetworkName) -> list[str]:
 
 
 def resolve_shortcut(name: str, shortcut: str | None) -> str | None:
-    """Return the option that `create_model` uses: A unless one is given, None for plain nets."""
+    """Return the shortcut option that is used: A by default, None for plain networks."""
     if shortcut is not None and shortcut not in SHORTCUTS:
         raise UsageError(f"unknown shortcut option '{shortcut}': the options are {', '.join(SHORTCUTS)}")
     if parse_name(name).family == "plain":
         if shortcut is not None:
-            raise UsageError(f"'{name}' is a plain network: it has no shortcuts, so no option")
+            raise UsageError(f"'{name}' is a plain network: it has no shortcuts, so it takes no option")
         return None
     return shortcut or "A"
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of the paper's networks that fit a shell pattern, such as "plain*"."""
+    """Return the names of the paper's networks that match a shell pattern, such as "plain*"."""
     return [name for name in PAPER_NETWORKS if fnmatch(name, pattern)]

@@ -1,5 +1,6 @@
-"""The networks for CIFAR of section 4.2: a 3x3 stem, three stages, global average pooling, one FC layer."""
+"""The networks: a stem, stages of blocks, global average pooling and one fully connected layer."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -8,61 +9,80 @@ from .blocks import BasicBlock, Bottleneck, conv
 from .fused import bn_relu
 from .recompute import checkpointed
 
-WIDTHS = (16, 32, 64)
+STEMS = ("cifar",)
+STRIDE_ON = ("1x1", "3x3")
 
 
 class ResNet(nn.Module):
-    """A residual or plain network on small pictures.
+    """A residual or plain network.
 
     Args:
-        block: `BasicBlock` (6n+2 layers) or `Bottleneck` (9n+2 layers).
-        blocks_per_stage: the paper's n.
-        shortcut: "A", "B" or "C"; None for a plain net.
+        block: `BasicBlock` or `Bottleneck`.
+        depths: number of blocks in each stage.
+        widths: number of channels in each stage, before a bottleneck's expansion. The first block of each
+            stage but the first has stride 2.
+        shortcut: "A", "B" or "C"; None for a plain network.
         num_classes: length of the output.
-        checkpoint_activations: keep only the maps between stretches of blocks and compute the others
-            again in the backward pass: less memory, one more forward pass, the same result.
+        stem: "cifar" (section 4.2), a 3x3 convolution with stride 1.
+        stride_on: for bottlenecks, the convolution that has the stride: "1x1" or "3x3". See `Bottleneck`.
+        checkpoint_activations: activation recomputation (checkpointing): keep the activations between runs of
+            blocks only and recompute the others in the backward pass. It takes less memory and one more
+            forward pass; the result is the same.
 
-    The state dict's keys are torchvision's: `conv1`, `bn1`, `layer1.0.conv1`,
-    `layer2.0.downsample.0`, `fc`. `config` is None until the network comes from a model folder.
+    Raises:
+        ValueError: `stem` or `stride_on` is not a choice, or `depths` and `widths` differ in length.
+
+    The state dict has torchvision's keys: `conv1`, `bn1`, `layer1.0.conv1`, `layer2.0.downsample.0`, `fc`.
+    `config` is None unless the network comes from a model folder.
     """
 
     config: Any = None
+    conv_bn = (("conv1", "bn1"),)
 
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],
-        blocks_per_stage: int,
+        depths: Sequence[int],
+        widths: Sequence[int],
         shortcut: str | None,
         num_classes: int = 10,
+        *,
+        stem: str = "cifar",
+        stride_on: str = "3x3",
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
+        if stem not in STEMS or stride_on not in STRIDE_ON:
+            raise ValueError(f"stem must be one of {STEMS}, stride_on one of {STRIDE_ON}")
+        options = {"stride_on": stride_on} if issubclass(block, Bottleneck) else {}
         self.checkpoint_activations = checkpoint_activations
-        self.conv1 = conv(3, WIDTHS[0], 3)
-        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
-        stages, width_in = [], WIDTHS[0]
-        for index, width in enumerate(WIDTHS):
+        self.conv1 = conv(3, widths[0], 3)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.stages = [f"layer{number}" for number in range(1, len(depths) + 1)]
+        width_in = widths[0]
+        for stage, depth, width in zip(self.stages, depths, widths, strict=True):
             blocks = []
-            for position in range(blocks_per_stage):
-                stride = 2 if index > 0 and position == 0 else 1
-                blocks.append(block(width_in, width, stride, shortcut))
+            for position in range(depth):
+                stride = 2 if position == 0 and stage != self.stages[0] else 1
+                blocks.append(block(width_in, width, stride, shortcut, **options))
                 width_in = width * block.expansion
-            stages.append(nn.Sequential(*blocks))
-        self.layer1, self.layer2, self.layer3 = stages
+            self.add_module(stage, nn.Sequential(*blocks))
         self.fc = nn.Linear(width_in, num_classes)
         initialise(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map pictures [N, 3, H, W] to the last stage's maps [N, C, H / 4, W / 4]."""
+        """Map images [N, 3, H, W] to the feature maps of the last stage, [N, C, H / 4, W / 4] for CIFAR."""
         x = bn_relu(self.bn1, self.conv1(x))
-        for stage in (self.layer1, self.layer2, self.layer3):
+        for name in self.stages:
+            stage = self.get_submodule(name)
+            assert isinstance(stage, nn.Sequential)
             x = checkpointed(stage, x) if self.checkpoint_activations and self.training else stage(x)
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map normalised pictures [N, 3, H, W] to class scores before the softmax, [N, num_classes]."""
-        scores: Tensor = self.fc(self.forward_features(x).mean((2, 3)))
-        return scores
+        """Map normalised images [N, 3, H, W] to logits [N, num_classes]."""
+        logits: Tensor = self.fc(self.forward_features(x).mean((2, 3)))
+        return logits
 
 
 def initialise(network: nn.Module) -> None:

@@ -1,1 +1,1 @@
-"""The paper's CIFAR-10 table and figures: which runs they need, one result file a run, pictures and pages."""
+"""The paper's CIFAR-10 table and figures: runs, a result file for each, pages. May import all but cli."""

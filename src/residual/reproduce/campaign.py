@@ -1,4 +1,4 @@
-"""Trains the runs that have no result file yet, in the time there is."""
+"""Trains the planned runs that have no result file yet."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,9 +22,9 @@ def reproduce(
     device: str | None = None,
     say: Callable[[str], None] = lambda _line: None,
 ) -> list[Path]:
-    """Train the runs that have no result file yet; each that ends leaves one.
+    """Train the runs that have no result file yet, and write one for each that finishes.
 
-    A call that is stopped, by its budget or by a signal, saves the runs in progress; the next goes on.
+    A call that is stopped, by its budget or a signal, saves the runs in progress; the next call resumes them.
 
     Returns:
         The result files that were written.
@@ -32,11 +32,11 @@ def reproduce(
     Raises:
         InterruptedRunError: a signal came.
         DataError: the data cannot be loaded.
-        RunError: a run failed; the others were trained all the same.
+        RunError: a run failed; the others were trained nevertheless.
     """
     results.mkdir(parents=True, exist_ok=True)
     missing = [recipe for recipe in recipes if not result_path(results, recipe).exists()]
-    say(f"{len(recipes) - len(missing)} of {len(recipes)} runs are there; {len(missing)} to train")
+    say(f"{len(recipes) - len(missing)} of {len(recipes)} runs have a result; {len(missing)} to train")
     planned = [Job(recipe, runs / result_path(results, recipe).stem) for recipe in missing]
     written: list[Path] = []
     failed: list[str] = []
@@ -61,5 +61,5 @@ def reproduce(
     if failed:
         raise RunError(f"{len(failed)} of {len(planned)} runs failed: {', '.join(failed)}")
     if len(written) < len(missing):
-        say(f"{len(missing) - len(written)} runs are still to do; the next call goes on with them")
+        say(f"{len(missing) - len(written)} runs are left; the next call resumes them")
     return written

@@ -1,4 +1,4 @@
-"""Figures 6 and 7 as pictures, from result files."""
+"""Draws Figures 6 and 7 from result files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ Result = dict[str, Any]
 
 
 def figure_6(results: Sequence[Result], path: Path) -> None:
-    """Draw error against iterations, plain nets left and residual nets right; training dashed, test bold."""
+    """Draw error against iterations, plain networks left, residual right; training dashed, test bold."""
     with style():
         figure = Figure(figsize=(10, 4.5), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)

@@ -1,4 +1,4 @@
-"""The page of results: the paper's table beside ours, the figures, every run; from result files alone."""
+"""The page `docs/results.md`: the paper's table and ours, figures, every run; from result files alone."""
 
 import statistics
 from collections import defaultdict
@@ -14,7 +14,7 @@ from .plan import TARGETS
 
 Result = dict[str, Any]
 
-# Table 6; of 110 layers the mean of five, since ours are means too
+# Table 6; for 110 layers the mean of five, since ours are means too
 PAPER_ERRORS = {
     "resnet20": 8.75,
     "resnet32": 7.51,
@@ -25,21 +25,20 @@ PAPER_ERRORS = {
 }
 PAPER_SPREADS = {"resnet110": "6.61 +- 0.16 (best of five 6.43)"}
 DEPTHS = (20, 32, 44, 56, 110)  # those of Figure 6
-# this project's own aims: for 44 and 47 layers the accuracy of 92 % and 91 % that earlier work reports
+# this project's own targets: for 44 and 47 layers the 92 % and 91 % accuracy that earlier work reports
 HEADLINES = {"resnet20": 8.75, "resnet44": 8.0, "resnet47_bottleneck": 9.0}
 
 
 def results_page(results: Sequence[Result]) -> str:
-    """Write the page."""
+    """Return the page, in Markdown."""
     finished = [result for result in results if _whole(result)]
     lines = [
         "# Results on CIFAR-10",
         "",
-        "Made by `residual report` from `results/cifar10/*.json`. Errors are in percent on the 10,000 test",
-        "pictures, single view, at the last step; seeds are 0, 1, 2, ... and every result file is shown.",
-        "Settings were compared on a hold-out, though the searches for `fast` and `best` went on because",
-        "runs of earlier settings had disappointed on the test set: [log.md](log.md). Those are in the last",
-        "table; the first two take whole runs of the recipes as they are.",
+        "Made by `residual reproduce pages` from `results/cifar10/*.json`. Errors are in percent on the",
+        "10,000 test images, single view, at the last step; seeds are 0, 1, 2, ... and every result file is",
+        "shown. The first two tables are of full runs of unchanged recipes; the last one has all runs. How",
+        "the recipes `fast` and `best` were found: [log.md](log.md).",
         "",
         "## Table 6",
         "",
@@ -47,23 +46,24 @@ def results_page(results: Sequence[Result]) -> str:
         "",
         "## Headline figures",
         "",
-        "What this project set itself: the paper's error for 20 layers; for 44, whose error in the paper is",
-        "lower, and for the bottleneck net of 47, which is not in the paper, what earlier work reports.",
+        "This project's own targets: the paper's error for 20 layers; for 44, whose error in the paper is",
+        "lower, and for the bottleneck network of 47, which is not in the paper, what earlier work reports.",
         "",
         *_headlines(finished),
         "",
         "## Depth",
         "",
-        "Training error at the same step of the same recipe, seed 0. The paper's claim: a plain net gets",
-        "worse with depth, a residual net does not. It speaks of nets trained to the end: rows that say how",
-        "many steps of the whole schedule were taken show its beginning only.",
+        "Training error at the same step of the same recipe, seed 0. The paper's claim: plain networks get",
+        "worse with depth, residual networks do not. It is about networks trained to the end: rows with",
+        'steps "of" a longer schedule show only its beginning.',
         "",
         *_depth(results),
         "",
         "## Figures",
         "",
-        "Figure 6: error against iterations. Figure 7: how strongly layers respond; the paper finds that",
-        "residual nets respond less. Each is drawn for every recipe by which the nets were trained alike.",
+        "Figure 6: error against iterations. Figure 7: standard deviation of the layer responses; the paper",
+        "finds smaller responses in residual networks. Each is drawn for every recipe with which all these",
+        "networks were trained for the same number of steps.",
         "",
         *_figures(results),
         "## Every run",
@@ -74,7 +74,7 @@ def results_page(results: Sequence[Result]) -> str:
 
 
 def _whole(run: Result) -> bool:
-    """Tell whether a run went to the end of a recipe in which nothing was changed."""
+    """Tell whether a run is a full run of an unchanged recipe."""
     return run["recipe"] in CIFAR_RECIPES and run["iterations"] == run["schedule_iterations"]
 
 
@@ -97,7 +97,7 @@ def _table_6(results: Sequence[Result]) -> Iterable[str]:
 
 
 def _headlines(results: Sequence[Result]) -> Iterable[str]:
-    yield "| network | to reach | recipe | mean | seeds | seconds | hardware | reached? |"
+    yield "| network | target | recipe | mean | seeds | seconds | hardware | reached? |"
     yield "|---|---|---|---|---|---|---|---|"
     for network, aim in HEADLINES.items():
         runs = [result for result in results if result["network"] == network]
@@ -113,7 +113,7 @@ def _headlines(results: Sequence[Result]) -> Iterable[str]:
 
 
 def _depth(results: Sequence[Result]) -> Iterable[str]:
-    """Set nets of different depths side by side where they were trained alike."""
+    """Compare depths where the networks were trained alike."""
     rows: dict[tuple[str, str, str], dict[int, float]] = defaultdict(dict)
     for run in results:
         name = parse_name(run["network"])
@@ -128,7 +128,7 @@ def _depth(results: Sequence[Result]) -> Iterable[str]:
 
 
 def trained_alike(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Choose what Figures 6 and 7 show: by each recipe the longest runs that all their nets had, seed 0."""
+    """Choose the runs of Figures 6 and 7: for each recipe the longest ones that all networks have, seed 0."""
     groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for run in sorted(results, key=lambda run: parse_name(run["network"]).layers):
         if run["seed"] == 0 and not parse_name(run["network"]).bottleneck:
@@ -166,11 +166,11 @@ def _runs(results: Sequence[Result]) -> Iterable[str]:
         )
     if any(run.get("disturbed") for run in results):
         yield ""
-        yield "\\* The machine did other work meanwhile: no measure of speed; seconds include pauses."
+        yield "\\* The machine did other work meanwhile: not a measure of speed; seconds include pauses."
 
 
 def _seconds(runs: Sequence[Result]) -> str:
-    """Give the mean of the training times, marked where someone noted in a file that it is no measure."""
+    """Return the mean training time, with a mark if a run was disturbed by other work."""
     mark = " \\*" if any(run.get("disturbed") for run in runs) else ""
     return f"{statistics.mean(run['seconds'] for run in runs):,.0f}{mark}"
 

@@ -1,4 +1,4 @@
-"""Which runs a table or figure of the paper needs, and the time that they may take."""
+"""The runs that a table or figure of the paper needs, and a time budget for them."""
 
 import re
 import time
@@ -11,13 +11,13 @@ from ..recipes.catalog import CIFAR_RECIPES, get_recipe
 from ..recipes.schema import Recipe
 
 FIGURE_6_STEPS = (
-    2000  # where the whole schedule is out of reach, its beginning shows plain and residual nets part
+    2000  # enough for plain and residual networks to differ, where the full schedule takes too long
 )
 
 
 @dataclass(frozen=True)
 class Target:
-    """A table or figure: its networks, and how many seeds of each the paper's claim needs."""
+    """A table or figure: its networks, the number of seeds, and the steps after which to stop (0: all)."""
 
     networks: tuple[str, ...]
     seeds: int = 5
@@ -33,43 +33,43 @@ TARGETS = {
 
 
 class Budget:
-    """The time that a call may take, in seconds; None for as long as it needs."""
+    """The time that a call may take, in seconds; None: no limit."""
 
     def __init__(self, seconds: float | None) -> None:
         self._end = None if seconds is None else time.monotonic() + seconds
 
     @classmethod
     def parse(cls, text: str | None) -> "Budget":
-        """Read "90s", "25m" or "2h".
+        """Parse "90s", "25m" or "2h".
 
         Raises:
-            UsageError: it is none of these.
+            UsageError: the text is not of this form.
         """
         if text is None:
             return cls(None)
         units = {"s": 1, "m": 60, "h": 3600}
         number, unit = text[:-1], text[-1:]
         if unit not in units or not re.fullmatch(r"\d+(\.\d+)?", number):
-            raise UsageError(f"a budget is a number and s, m or h, such as 25m, not '{text}'")
+            raise UsageError(f"--budget must be a number followed by s, m or h, such as 25m, not '{text}'")
         return cls(float(number) * units[unit])
 
     def spent(self) -> bool:
-        """Tell whether the time is over."""
+        """Tell whether the budget is used up."""
         return self._end is not None and time.monotonic() >= self._end
 
 
 def plan(target: str, recipe: str, networks: Sequence[str] = (), seeds: int | None = None) -> list[Recipe]:
     """Return the recipes of every run that a target needs, the cheapest first, seed by seed.
 
-    Seeds are 0, 1, 2, ... so that nobody can choose among them.
+    Seeds are 0, 1, 2, ..., so that none can be selected by its result.
 
     Raises:
-        UsageError: there is no such target or network, or the recipe is not one for the paper's nets.
+        UsageError: there is no such target or network, or the recipe is not one for CIFAR-10.
     """
     if target not in TARGETS:
-        raise UsageError(f"nothing to reproduce called '{target}': take {', '.join(TARGETS)}")
+        raise UsageError(f"there is no target '{target}': choose {', '.join(TARGETS)}, pages")
     if recipe not in CIFAR_RECIPES:
-        raise UsageError(f"no recipe '{recipe}' to reproduce by: take {', '.join(CIFAR_RECIPES)}")
+        raise UsageError(f"recipe '{recipe}' is not for CIFAR-10: choose {', '.join(CIFAR_RECIPES)}")
     wanted = TARGETS[target]
     changes = {"curve": "test"} | ({"stop_after": wanted.stop_after} if wanted.stop_after else {})
     for network in networks:

@@ -11,14 +11,14 @@ from ..models.resnet import ResNet
 from ..training.run_folder import Run
 from ..zoo.model_folder import ModelConfig, load_model
 
-PICTURES = 1000
+IMAGES = 1000
 
 
 def layer_responses(network: ResNet, split: Split) -> list[float]:
     """Measure the standard deviation of each layer's response, from the first layer to the last.
 
-    The response is what BN behind the convolution gives, before ReLU and addition (section 4.2,
-    "Analysis of Layer Responses"); `split` holds uint8 pictures, of which the first thousand are used.
+    The response is the output of BN after the convolution, before ReLU and addition (section 4.2, "Analysis
+    of Layer Responses"). It is measured on the first thousand images of `split`, uint8 [N, H, W, 3].
     """
     config: ModelConfig = network.config
     found: list[float] = []
@@ -30,7 +30,7 @@ def layer_responses(network: ResNet, split: Split) -> list[float]:
     ]
     try:
         with torch.no_grad():
-            network.eval()(config.preprocessing.apply(split.images[:PICTURES]).permute(0, 3, 1, 2))
+            network.eval()(config.preprocessing.apply(split.images[:IMAGES]).permute(0, 3, 1, 2))
     finally:
         for hook in hooks:
             hook.remove()
@@ -38,6 +38,6 @@ def layer_responses(network: ResNet, split: Split) -> list[float]:
 
 
 def measure_responses(run: Run, data_dir: Path | None = None) -> list[float]:
-    """Measure them for a finished run on its test set's first pictures, rounded to four digits."""
+    """Measure the responses of a finished run on images of its test set, rounded to four digits."""
     split = load_dataset(run.recipe.data, data_dir or run.environment.get("data_dir")).test
     return [round(value, 4) for value in layer_responses(load_model(run.model), split)]

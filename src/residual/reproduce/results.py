@@ -1,4 +1,4 @@
-"""Result files: one JSON a finished run, the only source of every number in the pages."""
+"""Result files: one JSON file for each finished run, the only source of the numbers in the pages."""
 
 import json
 import re
@@ -15,21 +15,21 @@ from .responses import measure_responses
 
 
 def result_path(folder: Path, recipe: Recipe) -> Path:
-    """Name a run's result file by what the run is: network, shortcut, recipe, steps and seed."""
+    """Return the path of a run's result file, named by network, recipe, steps and seed."""
     part = f"-first{recipe.last_step}" if recipe.last_step < recipe.iterations else ""
     label = re.sub(r"[^A-Za-z0-9.=]+", "-", recipe_label(recipe))
     return folder / f"{recipe.network}-{label}{part}-seed{recipe.seed}.json"
 
 
 def save_result(folder: Path, run: Run, data_dir: Path | None = None) -> Path:
-    """Write a finished run's result file: figures, curve, responses, and how they came about.
+    """Write a finished run's result file: figures, curve, layer responses, and provenance.
 
     Raises:
-        RunError: the run has not ended.
+        RunError: the run is not finished.
     """
     figures, recipe = run.result, run.recipe
     if figures is None:
-        raise RunError(f"the run {run.path} has not ended")
+        raise RunError(f"the run {run.path} is not finished")
     path = result_path(folder, recipe)
     record = {
         **{key: figures[key] for key in figures if key != "top5_error"},
@@ -43,7 +43,7 @@ def save_result(folder: Path, run: Run, data_dir: Path | None = None) -> Path:
 
 
 def provenance(run: Run) -> dict[str, Any]:
-    """Return how a run's figures came about: recipe, machine, versions, commit, command, date, resumes."""
+    """Return the provenance of a run's figures: recipe, machine, versions, commit, command, date, resumes."""
     recipe, environment = run.recipe, run.environment
     return {
         "recipe": recipe_label(recipe),
@@ -59,20 +59,20 @@ def provenance(run: Run) -> dict[str, Any]:
 
 
 def load_results(folder: Path) -> list[dict[str, Any]]:
-    """Read every result file, in the order of their names; each is labelled by what its recipe is today.
+    """Read all result files in the order of their names; a run's label compares its recipe with today's.
 
     Raises:
-        RunError: a file is damaged.
+        RunError: a file is corrupted.
     """
     try:
         results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
         return [{**run, "recipe": recipe_label(from_dict(run["recipe_in_full"]))} for run in results]
     except (OSError, ValueError, TypeError, KeyError, UsageError) as error:
-        raise RunError(f"a result file in {folder} is damaged: {error}") from error
+        raise RunError(f"a result file in {folder} is corrupted: {error}") from error
 
 
 def _curve(run: Run) -> dict[str, list[list[float]]]:
-    """Return [step, error] pairs, at most 160 of each kind, which a picture can show; the last is one."""
+    """Return [step, error] pairs, thinned to at most 160 of each kind, the last one included."""
     curve = {}
     for kind in ("train", "test", "validation"):
         points = [[record["step"], round(record["error"], 3)] for record in run.metrics(kind)]

@@ -18,7 +18,7 @@ from ..data.loader import TrainBatches
 from ..data.preprocessing import Preprocessing
 from ..errors import CheckpointError, RunError, UsageError
 from ..evaluation.classification import Evaluation, evaluate_split
-from ..models.build import create_model
+from ..models.build import build_model
 from ..models.fused import rule_fuses
 from ..models.resnet import ResNet
 from ..recipes.catalog import recipe_label
@@ -201,7 +201,7 @@ def _prepare(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        network = create_model(
+        network = build_model(
             recipe.network,
             num_classes=len(dataset.class_names),
             shortcut=recipe.shortcut,

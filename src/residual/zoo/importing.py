@@ -1,7 +1,7 @@
-"""Other projects' checkpoints for the paper's networks, turned into model folders.
+"""Import of other projects' checkpoints of the paper's networks, as model folders.
 
-Keys are renamed to ours, every key and shape is compared, and where a project builds the same function
-differently, the weights are rearranged until ours computes exactly that function.
+Keys are renamed to ours and every key and shape is compared. Where a project orders channels differently, the
+weights are reordered so that our network computes the same function.
 """
 
 import math
@@ -20,9 +20,9 @@ from ..data.normalization import Normalization
 from ..data.preprocessing import Preprocessing
 from ..errors import CheckpointError, UsageError
 from ..models.blocks import BasicBlock, Bottleneck
-from ..models.build import create_model
+from ..models.build import CIFAR_WIDTHS, build_model
 from ..models.names import SHORTCUTS, parse_name
-from ..models.resnet import WIDTHS, ResNet
+from ..models.resnet import ResNet
 from ..runtime.files import found, read_bounded
 from ..runtime.unpickle import MAX_BYTES, load_pickle
 from .model_folder import ModelConfig, load_weights, model_card, save_model
@@ -33,7 +33,7 @@ ZEROS = ("both", "last")
 
 @dataclass(frozen=True)
 class Project:
-    """What is known of a project: the normalisation that it trains with, on the 0..1 scale."""
+    """Another project and the normalisation that it trains with, on the 0..1 scale."""
 
     name: str
     mean: tuple[float, float, float]
@@ -52,22 +52,23 @@ def import_checkpoint(
     std: Sequence[float] | None = None,
     zeros: str | None = None,
 ) -> ModelConfig:
-    """Turn another project's checkpoint into a model folder.
+    """Convert another project's checkpoint to a model folder.
 
     Args:
         file: a `torch.save` file or a `.safetensors` file, of weights or of a dictionary that holds
             them under "state_dict", "model" or "net".
-        model: the network's name here; the shortcut option is read off the weights.
+        model: the network's name here; the shortcut option is detected from the weights.
         output: the model folder, which must not exist.
-        mean, std: the channels' normalisation on the 0..1 scale; needed where the project is not
+        mean, std: normalisation of the channels on the 0..1 scale; required unless the project is
             recognised by its keys.
-        zeros: where the project's option A puts its zero channels, which the weights do not tell: "last"
-            (behind the others) or "both" (on both sides); by default "both" for akamaster's, else "last".
+        zeros: where the project's option A pads zero channels, which cannot be detected from the weights:
+            "last" (after the others) or "both" (on both sides). The default is "both" for akamaster's, else
+            "last".
 
     Raises:
         CheckpointError: the file is truncated, would run code, or holds another network or values that
             are not finite.
-        UsageError: the normalisation is needed and not given, `zeros` does not fit, or the output exists.
+        UsageError: the normalisation is required and not given, `zeros` is not valid, or the output exists.
     """
     file, output = Path(file), Path(output)
     if found(output.exists):
@@ -78,11 +79,11 @@ def import_checkpoint(
     state = _rename(state)
     shortcut = _shortcut_of(model, state)
     classes = state["fc.bias"].numel() if "fc.bias" in state else 10
-    network = create_model(model, num_classes=classes, shortcut=shortcut)
+    network = build_model(model, num_classes=classes, shortcut=shortcut)
     load_weights(network, state, str(file))
     _check_finite(network, file)
     if zeros is not None and (shortcut != "A" or zeros not in ZEROS):
-        raise UsageError("--zeros takes both or last, and only for networks with shortcut option A")
+        raise UsageError("--zeros must be both or last, and applies to networks with shortcut option A only")
     source = project.name if project else "unknown"
     if shortcut == "A" and (zeros or default_zeros(source)) == "both":
         load_weights(network, _zeros_last(state, parse_name(model).bottleneck), str(file))
@@ -105,7 +106,7 @@ def import_checkpoint(
 
 
 def default_zeros(project: str) -> str:
-    """Return where option A's zeros are taken to be in a project's networks: "both" sides, or "last"."""
+    """Return where a project's option A is assumed to pad zeros: on "both" sides, or "last"."""
     return "both" if project == AKAMASTER.name else "last"
 
 
@@ -126,7 +127,7 @@ def _read(file: Path) -> State:
             load(content) if file.suffix == ".safetensors" else load_pickle(file, content)
         )
     except (SafetensorError, KeyError) as error:
-        raise CheckpointError(f"{file} is cut or altered: {error}") from error
+        raise CheckpointError(f"{file} is truncated or corrupted: {error}") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {file}: {error}") from error
     inner = (values[key] for key in ("state_dict", "model", "net") if isinstance(values.get(key), dict))
@@ -138,25 +139,25 @@ def _read(file: Path) -> State:
 
 
 def _recognise(state: State) -> Project | None:
-    """Tell a project by its keys: akamaster's classifier is `linear`, on the paper's 64 features."""
+    """Recognise a project by its keys: akamaster's classifier is `linear`, on the paper's 64 features."""
     weight = state.get("linear.weight")
-    return AKAMASTER if weight is not None and weight.shape[1:] == WIDTHS[-1:] else None
+    return AKAMASTER if weight is not None and weight.shape[1:] == CIFAR_WIDTHS[-1:] else None
 
 
 def _rename(state: State) -> State:
-    """Use torchvision's keys."""
+    """Rename the keys to torchvision's."""
     return {
         key.replace("linear.", "fc.").replace(".shortcut.", ".downsample."): v for key, v in state.items()
     }
 
 
 def _shortcut_of(model: str, state: State) -> str | None:
-    """Read the shortcut option off the projections that the weights hold."""
+    """Detect the shortcut option from the projections among the weights."""
     if parse_name(model).family == "plain":
         return None
     given = _projections(state)
     with torch.device("meta"):
-        fits = (o for o in SHORTCUTS if _projections(create_model(model, shortcut=o).state_dict()) == given)
+        fits = (o for o in SHORTCUTS if _projections(build_model(model, shortcut=o).state_dict()) == given)
         return next(fits, "A")
 
 
@@ -173,8 +174,8 @@ def _zeros_last(state: State, bottleneck: bool) -> State:
     """
     block, last = (Bottleneck, 3) if bottleneck else (BasicBlock, 2)
     reordered = dict(state)
-    order = torch.arange(WIDTHS[0])
-    for index, width in enumerate((block.expansion * width for width in WIDTHS), start=1):
+    order = torch.arange(CIFAR_WIDTHS[0])
+    for index, width in enumerate((block.expansion * width for width in CIFAR_WIDTHS), start=1):
         incoming = order
         side = (width - len(incoming)) // 2
         new = torch.cat([torch.arange(side), torch.arange(side + len(incoming), width)])
@@ -198,13 +199,13 @@ def _normalization(
         return Normalization.of_channels(project.mean, project.std)
     if mean is None or std is None:
         raise UsageError(
-            "the keys do not tell which project this comes from: give its normalisation with --mean and --std"
+            "the project is not recognised by the keys: give its normalisation with --mean and --std"
         )
     finite = all(map(math.isfinite, (*mean, *std)))
     if len(mean) != 3 or len(std) != 3 or not finite or min(std) <= 0:
-        raise UsageError("--mean and --std take three numbers each (R, G, B on the 0..1 scale), std above 0")
-    if max(*mean, *std) > 1 or min(mean) < 0:
         raise UsageError(
-            "--mean and --std are on the 0..1 scale, so none is above 1: divide values for 0..255 by 255"
+            "--mean and --std must be three numbers each (R, G, B on the 0..1 scale), std above 0"
         )
+    if max(*mean, *std) > 1 or min(mean) < 0:
+        raise UsageError("--mean and --std must be on the 0..1 scale: divide values for 0..255 by 255")
     return Normalization.of_channels(mean, std)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..data.normalization import Normalization
 from ..data.preprocessing import Preprocessing
 from ..errors import CheckpointError, UsageError
-from ..models.build import create_model
+from ..models.build import build_model
 from ..models.names import MAX_CLASSES
 from ..models.resnet import ResNet
 from ..runtime.files import found, read_bounded, write_atomically, write_text
@@ -84,7 +84,7 @@ class ModelConfig:
 
     def create(self) -> ResNet:
         """Create the network, with fresh weights."""
-        return create_model(self.network, num_classes=len(self.class_names), shortcut=self.shortcut)
+        return build_model(self.network, num_classes=len(self.class_names), shortcut=self.shortcut)
 
 
 def _format(values: Any) -> int:

@@ -1,4 +1,4 @@
-"""Networks that come trained with the package: which there are, and how to get one by its name."""
+"""The public `create_model`, and the pretrained models, whose weights are part of the package."""
 
 import dataclasses
 import json
@@ -13,33 +13,33 @@ from ..runtime.files import found
 if TYPE_CHECKING:
     from ..models.resnet import ResNet
 
-WEIGHTS = Path(__file__).parent / "weights"  # one model folder a network, and in it the file that follows
+WEIGHTS = Path(__file__).parent / "weights"  # a model folder for each, which also holds MEASURED
 MEASURED = "measured.json"
 MODEL_FILES = ("config.json", "recipe.json")  # a model folder has the first, a run folder the second
 
 
 def list_pretrained(pattern: str = "*") -> list[str]:
-    """Return the names of the networks that come trained and fit a shell pattern, the shallowest first."""
+    """Return the names of the pretrained models that match a shell pattern, the smallest first."""
     found = [path.parent.name for path in WEIGHTS.glob(f"*/{MEASURED}")]
     names = [name for name in found if fnmatch(name, pattern)]
     return sorted(names, key=lambda name: measured(name)["parameters"])
 
 
 def measured(name: str) -> dict[str, Any]:
-    """Return what was measured of a trained network as it is stored, and how it was trained.
+    """Return what was measured of a pretrained model as it is stored, and how it was trained.
 
     Raises:
-        UsageError: the network does not come trained.
+        UsageError: there are no pretrained weights for this network.
     """
     facts: dict[str, Any] = json.loads((_folder(name) / MEASURED).read_text(encoding="utf-8"))
     return facts
 
 
 def find_model(name_or_folder: str | Path) -> Path:
-    """Return the folder of a model: one that exists, or else that of a network that comes trained.
+    """Return a model's folder: the given one if it exists, else that of the pretrained model of this name.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: there is neither.
     """
     path = Path(name_or_folder)
     known = str(path) in list_pretrained()
@@ -48,7 +48,7 @@ def find_model(name_or_folder: str | Path) -> Path:
         return path
     if str(path) not in list_pretrained():
         raise UsageError(
-            f"{path} is no run folder and no model folder, nor does '{path}' come trained; {_those_that_do()}"
+            f"{path} is not a run folder, a model folder or the name of a pretrained model; {_available()}"
         )
     return _folder(str(path))
 
@@ -61,36 +61,42 @@ def create_model(
     shortcut: str | None = None,
     checkpoint_activations: bool = False,
 ) -> "ResNet":
-    """Create a network of the paper, fresh from torch's global random generator or trained.
+    """Create a network of the paper, with fresh weights or pretrained.
+
+    Fresh weights are drawn from torch's global random generator.
 
     Args:
         name: `resnet{6n+2}`, `plain{6n+2}` or `resnet{9n+2}_bottleneck` (section 4.2), up to 2,000 layers.
-        pretrained: with the weights that come with the package (trained on CIFAR-10, stored in half
-            precision), in evaluation mode; its `config` tells normalisation and class names. See
-            `list_pretrained`. No network is needed.
-        num_classes: length of the output; for a trained network with another number than its own, the last
-            layer is fresh.
+        pretrained: load the weights that are part of the package (trained on CIFAR-10, stored in half
+            precision; no download) and return the model in evaluation mode. Its `config` has normalisation
+            and class names. See `list_pretrained`.
+        num_classes: length of the output. If it is not that of the pretrained model, the last layer has
+            fresh weights.
         shortcut: "A" (zero-padded identity, the paper's choice on CIFAR and the default),
             "B" (projection where dimensions change) or "C" (projections everywhere).
-            Plain nets have none and take none.
-        checkpoint_activations: train with less memory and one more forward pass; see `ResNet`.
+            Plain networks have no shortcuts and take no option.
+        checkpoint_activations: activation recomputation (checkpointing); see `ResNet`.
 
     Raises:
-        UsageError: the name, the shortcut option or the number of classes does not fit, or the network does
-            not come trained.
+        UsageError: the name, the shortcut option or the number of classes is not valid, or there are no
+            pretrained weights for this network.
     """
-    from ..models.build import create_model as create_fresh_model
-    from .model_folder import load_model  # both load torch, which a list of names does without
+    from ..models.build import build_model  # loads torch, which listing names does without
 
-    network = create_fresh_model(
+    network = build_model(
         name, num_classes=num_classes, shortcut=shortcut, checkpoint_activations=checkpoint_activations
     )
-    if not pretrained:
-        return network
+    return _load_pretrained(network, name, num_classes, shortcut) if pretrained else network
+
+
+def _load_pretrained(network: "ResNet", name: str, num_classes: int, shortcut: str | None) -> "ResNet":
+    """Load a pretrained model's weights into a network; a last layer of another size keeps its own."""
+    from .model_folder import load_model
+
     source = load_model(_folder(name))
     config = source.config
     if resolve_shortcut(name, shortcut) != config.shortcut:
-        raise UsageError(f"{name} comes trained with shortcut option {config.shortcut}, not {shortcut}")
+        raise UsageError(f"{name} is pretrained with shortcut option {config.shortcut}, not {shortcut}")
     state = source.state_dict()
     if num_classes != len(config.class_names):
         state = {key: value for key, value in state.items() if not key.startswith("fc.")}
@@ -103,9 +109,9 @@ def create_model(
 def _folder(name: str) -> Path:
     folder = WEIGHTS / name
     if not (folder / MEASURED).is_file():
-        raise UsageError(f"'{name}' does not come trained; {_those_that_do()}")
+        raise UsageError(f"there are no pretrained weights for '{name}'; {_available()}")
     return folder
 
 
-def _those_that_do() -> str:
-    return f"those that do: {', '.join(list_pretrained()) or 'none'}"
+def _available() -> str:
+    return f"pretrained models: {', '.join(list_pretrained()) or 'none'}"
