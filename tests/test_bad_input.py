@@ -263,10 +263,10 @@ def test_the_default_output_under_a_file(refused, here):
 @pytest.mark.parametrize("command", [("train", "--resume"), ("plot",)])
 def test_a_folder_that_is_no_run(refused, here, command):
     (here / "empty").mkdir()
-    refused(5, [*command, "empty"], "empty is no run folder")
-    refused(5, [*command, "missing"], "missing is no run folder")
+    refused(5, [*command, "empty"], "empty is not a run folder")
+    refused(5, [*command, "missing"], "missing is not a run folder")
     (here / "file").write_text("")
-    refused(5, [*command, "file"], "file is no run folder")
+    refused(5, [*command, "file"], "file is not a run folder")
 
 
 def test_a_run_goes_on_only_as_it_began(refused, unfinished):
