@@ -289,7 +289,7 @@ def test_a_run_whose_checkpoint_is_damaged(refused, unfinished):
     content = path.read_bytes()
     for damaged in (content[:-1], b"", content[:999] + bytes([content[999] ^ 1]) + content[1000:]):
         path.write_bytes(damaged)
-        refused(4, ["train", "--resume", "run"], path.name, older.name, "cut or altered")
+        refused(4, ["train", "--resume", "run"], path.name, older.name, "truncated or corrupted")
     path.write_bytes(content)
     checksum = path.with_name(path.name + ".sha256")
     checksum.unlink()
