@@ -264,10 +264,10 @@ def test_the_default_output_under_a_file(refused, here):
 @pytest.mark.parametrize("command", [("train", "--resume"), ("plot",)])
 def test_a_folder_that_is_no_run(refused, here, command):
     (here / "empty").mkdir()
-    refused(5, [*command, "empty"], "empty is no run folder")
-    refused(5, [*command, "missing"], "missing is no run folder")
+    refused(5, [*command, "empty"], "empty is not a run folder")
+    refused(5, [*command, "missing"], "missing is not a run folder")
     (here / "file").write_text("")
-    refused(5, [*command, "file"], "file is no run folder")
+    refused(5, [*command, "file"], "file is not a run folder")
 
 
 def test_a_run_goes_on_only_as_it_began(refused, unfinished):
@@ -290,7 +290,7 @@ def test_a_run_whose_checkpoint_is_damaged(refused, unfinished):
     content = path.read_bytes()
     for damaged in (content[:-1], b"", content[:999] + bytes([content[999] ^ 1]) + content[1000:]):
         path.write_bytes(damaged)
-        refused(4, ["train", "--resume", "run"], path.name, older.name, "cut or altered")
+        refused(4, ["train", "--resume", "run"], path.name, older.name, "truncated or corrupted")
     path.write_bytes(content)
     checksum = path.with_name(path.name + ".sha256")
     checksum.unlink()

@@ -22,6 +22,8 @@ from residual.runtime.environment import environment_facts
 from residual.runtime.progress import Reporter
 from residual.training.checkpoint import find_checkpoint, load_checkpoint
 from residual.training.cuda_graph import WARMUP_STEPS, DeviceSteps
+from residual.training.engine import Engine
+from residual.training.optim import make_optimizer
 from residual.training.run_folder import Run
 from residual.training.trainer import Trainer
 
@@ -44,14 +46,14 @@ def small(**changes):
 
 @pytest.fixture
 def by_tables(monkeypatch):
-    """Let the trainer take the captured path's step on the CPU, where it runs uncaptured."""
-    real = Trainer.__init__
+    """Let the engine take the captured path's step on the CPU, where it runs uncaptured."""
+    real = Engine.__init__
 
     def init(self, *arguments, **options):
         real(self, *arguments, **options)
         self.captured = True
 
-    monkeypatch.setattr(Trainer, "__init__", init)
+    monkeypatch.setattr(Engine, "__init__", init)
     return monkeypatch
 
 
@@ -70,7 +72,7 @@ def test_steps_by_tables_compute_what_the_eager_ones_do(tmp_path, monkeypatch, w
         }
     residual.train(small(**changes), output=tmp_path / "eager", device="cpu")
     request.getfixturevalue("by_tables")
-    monkeypatch.setattr("residual.training.trainer.STRETCH", 3)  # tables are refilled
+    monkeypatch.setattr("residual.training.engine.STRETCH", 3)  # tables are refilled
     residual.train(small(**changes), output=tmp_path / "tables", device="cpu")
     eager, tables = Run.open(tmp_path / "eager"), Run.open(tmp_path / "tables")
     assert eager.result["warmup_end"] == tables.result["warmup_end"]
@@ -82,7 +84,7 @@ def test_steps_by_tables_compute_what_the_eager_ones_do(tmp_path, monkeypatch, w
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, msg=key)
 
 
-def test_the_tables_hold_the_streams_batches_across_an_epochs_end(tmp_path):
+def test_the_tables_hold_the_streams_batches_across_an_epochs_end():
     train = load_dataset("digits").train
     recipe = small()
     batches = TrainBatches(train, Normalization.of(train), 32, recipe.augment, seed=5)
@@ -90,17 +92,16 @@ def test_the_tables_hold_the_streams_batches_across_an_epochs_end(tmp_path):
     seen = []
 
     class Spy(DeviceSteps):
-        def _step(self):
+        def _step(self, _compute):
             places = self.counter * 32 + self._within
             seen.append(batches.make(self.order[places], self.offsets[places], self.flips[places]))
             self.counter += 1
 
-    network = residual.create_model("resnet8")
-    trainer = Trainer(recipe, network, batches, Run(tmp_path), reporter=None)
-    steps = Spy(network, trainer.optimizer, trainer.guard, batches, [], recipe, capacity=4)
+    optimizer = make_optimizer(residual.create_model("resnet8"), recipe.optimizer)
+    steps = Spy(optimizer, batches, [], capacity=4)
     steps.load(last - 2, [0.1] * 4)
     for _ in range(4):
-        steps.run()
+        steps.run(None)
     for step, (images, labels) in enumerate(seen, start=last - 2):
         assert torch.equal(images, batches[step][0])
         assert torch.equal(labels, batches[step][1])
@@ -132,7 +133,7 @@ class FakeCuda:
     def __init__(self, monkeypatch, fault=None):
         self.fault, self.recording, self.stream = fault, None, "the usual stream"
         self.steps = 0
-        for module in ("residual.training.cuda_graph", "residual.training.trainer"):
+        for module in ("residual.training.cuda_graph", "residual.training.engine"):
             monkeypatch.setattr(f"{module}.can_capture", lambda device: True)
         usual = SimpleNamespace(wait_stream=lambda other: None)
         fakes = {"Stream": lambda: usual, "stream": lambda stream: nullcontext(), "graph": self.graph}
@@ -142,16 +143,14 @@ class FakeCuda:
             monkeypatch.setattr(torch.cuda, name, fake)
         real = DeviceSteps._step
 
-        def step(steps):
+        def step(steps, compute):
             self.steps += 1
             if self.recording is not None:
-                self.recording.take = lambda: real(steps)
-                self.recording.uncount = lambda: setattr(steps, "_traced", steps._traced - 1)
-                steps._traced += 1
+                self.recording.take = lambda: real(steps, compute)
                 if self.fault == "recording":
-                    real(steps)  # what a step leaves behind that did not get to its end
+                    real(steps, compute)  # what a step leaves behind that did not get to its end
             else:
-                real(steps)
+                real(steps, compute)
             self.fail_at("warm-up" if self.recording is None and self.steps == 2 else "recording")
 
         monkeypatch.setattr(DeviceSteps, "_step", step)
@@ -171,7 +170,6 @@ class FakeCuda:
             self.fail_at("replay")
             if self.fault != "replay of nothing":
                 made.take()
-                made.uncount()
             self.fail_at("replay, its end")
 
         made.replay = replay
@@ -201,14 +199,14 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def few():
-    """64 images and how they are normalised."""
+    """64 images and their normalization."""
     train = load_dataset("digits").train
     few = Split(train.images[:64], train.labels[:64])
     return few, Normalization.of(few)
 
 
 def fit(few, path, kind, stop_after=None):
-    """Train for ten steps, or go on; return the last checkpoint, and what was logged."""
+    """Train for ten steps, or resume; return the last checkpoint, and what was logged."""
     settings = {"iterations": 10, "batch_size": 8, "log_every": 2, "checkpoint_every": 3}
     recipe = small(**{**settings, "optimizer.learning_rate": 0.01, **KINDS[kind]})
     torch.manual_seed(0)
@@ -216,7 +214,7 @@ def fit(few, path, kind, stop_after=None):
     network = residual.create_model("resnet8").to(memory_format=torch.channels_last)
     facts = environment_facts(describe(torch.device("cpu")))
     run = Run(path) if path.exists() else Run.create(path, recipe, facts)
-    trainer = Trainer(recipe, network, batches, run, Reporter())
+    trainer = Trainer(Engine(recipe, network, batches), run, Reporter())
     if find_checkpoint(run.checkpoints):
         trainer.resume()
         run.note_resume(trainer.step, {})
@@ -224,7 +222,7 @@ def fit(few, path, kind, stop_after=None):
         network.train()
         for _ in range(stop_after):
             trainer.train_one()
-        trainer._save("last")
+        trainer.save()
     else:
         trainer.fit()
     logged = [(record["step"], record["loss"], record["error"]) for record in run.metrics("train")]
@@ -287,12 +285,13 @@ def test_a_checkpoint_asks_the_device_once_whether_all_is_finite(tmp_path, monke
     train = load_dataset("digits").train
     recipe = small()
     batches = TrainBatches(train, Normalization.of(train), 32, recipe.augment, seed=5)
-    trainer = Trainer(recipe, residual.create_model("resnet8"), batches, Run(tmp_path), reporter=None)
+    engine = Engine(recipe, residual.create_model("resnet8"), batches)
+    trainer = Trainer(engine, Run(tmp_path), reporter=None)
     monkeypatch.setattr("residual.training.trainer.save_checkpoint", lambda *_: None)
     asked = []
     real = torch.Tensor.__bool__
     monkeypatch.setattr(torch.Tensor, "__bool__", lambda self: asked.append(1) or real(self))
-    trainer._save("last")
+    trainer.save()
     assert len(asked) == 1
 
 
@@ -330,13 +329,13 @@ def test_a_loss_that_overflows_leaves_the_weights_before_it(tmp_path, monkeypatc
     settings = {"optimizer.learning_rate": 1e12, "capture": capture, "deterministic": True}
     recipe = small(**settings, log_every=24, checkpoint_every=24)
     kept = {}
-    real = Trainer._wait
+    real = Engine.wait
 
     def wait(self):
         kept.update({key: value.clone() for key, value in self.network.named_parameters()})
         real(self)
 
-    monkeypatch.setattr(Trainer, "_wait", wait)
+    monkeypatch.setattr(Engine, "wait", wait)
     with pytest.raises(NonFiniteLossError, match="step"):
         residual.train(recipe, output=tmp_path / "run", device="cuda")
     assert kept
@@ -362,7 +361,7 @@ def test_twenty_captured_steps_equal_the_eager_ones(tmp_path, name):
 def test_the_graph_is_what_ran(tmp_path, monkeypatch):
     calls = []
     real = DeviceSteps._step
-    monkeypatch.setattr(DeviceSteps, "_step", lambda self: calls.append(1) or real(self))
+    monkeypatch.setattr(DeviceSteps, "_step", lambda *a: calls.append(1) or real(*a))
     residual.train(small(), output=tmp_path / "run", device="cuda")
     assert len(calls) == 4  # three to warm up, one to record, none of the 24 steps
 

@@ -58,7 +58,7 @@ def test_every_flipped_bit_is_noticed(tmp_path):
     content = path.read_bytes()
     for position in range(0, len(content), 97):
         path.write_bytes(content[:position] + bytes([content[position] ^ 0x10]) + content[position + 1 :])
-        with pytest.raises(CheckpointError, match="altered"):
+        with pytest.raises(CheckpointError, match="corrupted"):
             load_checkpoint(path)
 
 

@@ -16,7 +16,7 @@ from residual.data import cifar
 from residual.errors import InterruptedRunError
 from residual.runtime import signals
 from residual.runtime.signals import Interrupted, stop_signals
-from residual.training import experiment
+from residual.training import prepare
 from residual.training.checkpoint import find_checkpoint, load_checkpoint
 from residual.training.run_folder import Run
 from residual.training.trainer import Trainer
@@ -48,7 +48,7 @@ def outlive_signals():
 
 @SIGNALS
 def test_a_signal_while_data_are_loaded_is_one_line(cli, monkeypatch, tmp_path, number, code):
-    monkeypatch.setattr(experiment, "load_dataset", partial(interrupt, number))
+    monkeypatch.setattr(prepare, "load_dataset", partial(interrupt, number))
     found = cli("train", "resnet8", "--data", "digits", "--output", tmp_path / "run")
     assert found == (code, "", "residual: interrupted\n")
     assert not (tmp_path / "run").exists()
@@ -76,9 +76,9 @@ def test_a_signal_while_modules_load_is_one_line(tmp_path, number, code):
 
 
 @SIGNALS
-@pytest.mark.parametrize("part", ["experiment.save_model", "plot.plot_runs", "experiment.evaluate_split"])
+@pytest.mark.parametrize("part", ["finish.save_model", "curves.plot_runs", "prepare.evaluate_split"])
 def test_a_signal_in_the_finish_says_that_the_run_is_saved(tmp_path, monkeypatch, part, number, code):
-    monkeypatch.setattr(f"residual.{part}", partial(interrupt, number))
+    monkeypatch.setattr(f"residual.training.{part}", partial(interrupt, number))
     with pytest.raises(InterruptedRunError, match=r"stopped at step 3: saved; .*--resume") as caught:
         residual.train(tiny(), output=tmp_path / "run")
     assert caught.value.exit_code == code

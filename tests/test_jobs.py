@@ -138,6 +138,6 @@ def test_control_c_stops_and_saves_all_runs_and_says_how_to_go_on(long_jobs):
     assert sorted(out.splitlines()) == [f"{run}: stopped" for run in runs]
     assert "Traceback" not in err
     assert err.splitlines()[-1].startswith("residual: stopped; ")
-    assert "same command goes on" in err.splitlines()[-1]
+    assert "same command resumes" in err.splitlines()[-1]
     for run in runs:
         assert_saved_at_the_last_step(run)

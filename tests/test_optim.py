@@ -1,4 +1,4 @@
-"""Muon: what it makes of a matrix, how far it turns a convolution, what it leaves to SGD."""
+"""Muon: orthogonalization, its step size on convolutions, what it leaves to SGD."""
 
 import math
 
@@ -8,7 +8,9 @@ from torch import nn
 
 from residual import create_model
 from residual.recipes.schema import Optimizer
-from residual.training.optim import Guard, Muon, make_optimizer, orthogonalize
+from residual.training.guard import Guard
+from residual.training.muon import Muon, orthogonalize
+from residual.training.optim import make_optimizer
 
 
 def seeded(seed=0):
@@ -37,7 +39,7 @@ def test_singular_values_come_near_1_and_the_vectors_stay(shape):
     left, _, right = torch.linalg.svd(matrices, full_matrices=False)
     found = left.mT @ orthogonalize(matrices) @ right.mT
     values = found.diagonal(dim1=1, dim2=2)
-    assert values.min() > 0.3, "a square matrix has values near 0, which rise but do not arrive"
+    assert values.min() > 0.3, "a square matrix has singular values near 0, which grow but do not reach 1"
     assert values.max() < 1.3
     torch.testing.assert_close(found, torch.diag_embed(values), atol=1e-3, rtol=0)
 
@@ -48,7 +50,7 @@ def test_every_convolution_turns_by_the_angle_and_keeps_its_length():
     make_optimizer(network, Optimizer(learning_rate=0.2, muon=0.05)).step()
     for old, new in zip(before, convolutions(network), strict=True):
         assert float(new.detach().norm()) == pytest.approx(float(old.norm()), rel=1e-5)
-        # the direction need not be at a right angle to the weight, so the turn is a little more or less
+        # the update need not be orthogonal to the weights, so the angle is a little more or less
         cosine = float((old * new.detach()).sum() / old.norm() / new.detach().norm())
         assert math.acos(cosine) == pytest.approx(0.05, rel=0.1)
 

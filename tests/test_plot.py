@@ -1,4 +1,4 @@
-"""Curves: what is logged, how runs in one picture are told apart, that a single point can be seen."""
+"""Curves: what is logged, how runs in one figure are told apart, that a single point can be seen."""
 
 import pytest
 from matplotlib.figure import Figure

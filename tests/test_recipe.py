@@ -19,7 +19,8 @@ from residual.recipes.schema import (
     load_recipe,
     parse_overrides,
 )
-from residual.training.optim import learning_rate
+from residual.training import schedule
+from residual.training.schedule import ScheduleState
 
 NETWORKS = ("resnet20", "plain56", "resnet110", "resnet47_bottleneck")
 EVERY = [(name, network) for name in RECIPES for network in NETWORKS]
@@ -240,6 +241,10 @@ def test_a_run_may_stop_before_its_schedule_ends():
 
 
 # learning rate
+
+
+def learning_rate(recipe: Recipe, step: int, warmup_end: int | None = None) -> float:
+    return schedule.learning_rate(recipe, step, ScheduleState(warmup_end))
 
 
 def drops_of(recipe: Recipe, warmup_end: int | None = None) -> list[tuple[int, float]]:

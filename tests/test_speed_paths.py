@@ -9,7 +9,8 @@ import residual
 from residual.models import fused
 from residual.recipes.schema import Optimizer
 from residual.runtime.device import autocast
-from residual.training.optim import Guard, make_optimizer
+from residual.training.guard import Guard
+from residual.training.optim import make_optimizer
 from residual.training.step import train_step
 
 CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""What this package does, in the form in which `bench` measures it: the trainer, its batches, inference."""
+"""What this package does, in the form in which `bench` measures it: the engine, its batches, inference."""
 
 import tempfile
 from collections.abc import Iterator
@@ -18,15 +18,14 @@ from ..models.fold import optimize_for_inference
 from ..recipes.catalog import get_recipe
 from ..recipes.schema import Augment, Optimizer, Recipe
 from ..runtime import device as devices
-from ..runtime.progress import Reporter
-from ..training.optim import Guard, make_optimizer
-from ..training.run_folder import Run
+from ..training.engine import Engine
+from ..training.guard import Guard
+from ..training.optim import make_optimizer
 from ..training.step import train_step
-from ..training.trainer import Trainer
 
 
 def batches(batch_size: int) -> Iterator[None]:
-    """Make augmented batches as the trainer does, random draws included."""
+    """Make augmented batches as training does, random draws included."""
     source = _batches(batch_size, torch.device("cpu"))
     step = 0
     while True:
@@ -36,14 +35,17 @@ def batches(batch_size: int) -> Iterator[None]:
 
 
 def train(name: str, batch_size: int, device: str, **changes: Any) -> Iterator[None]:
-    """Train by the paper's recipe, changed or not, with the trainer of `residual train`, step by step."""
+    """Train by the paper's recipe, changed or not, with the engine of `residual train`, step by step.
+
+    A capture that fails ends it, so that eager steps are never measured as captured ones.
+    """
     where = devices.resolve_device(device)
     devices.prepare(where)
     recipe = get_recipe("paper", name).replace({"batch_size": batch_size, **changes})
-    trainer = make_trainer(recipe, where)
+    engine = make_engine(recipe, where)
     with devices.cuda_settings(recipe.deterministic):
         while True:
-            trainer.train_one()
+            engine.take_step()
             yield
 
 
@@ -51,29 +53,26 @@ def kernels_a_step(name: str, batch_size: int, device: torch.device, **changes: 
     """Count the kernels that one eager training step launches on CUDA."""
     devices.prepare(device)
     recipe = get_recipe("paper", name).replace({"batch_size": batch_size, **changes, "capture": False})
-    trainer = make_trainer(recipe, device)
+    engine = make_engine(recipe, device)
     with devices.cuda_settings(recipe.deterministic):
-        trainer.train_one()
+        engine.take_step()
         with profile(activities=[ProfilerActivity.CUDA]) as found:
-            trainer.train_one()
+            engine.take_step()
             torch.cuda.synchronize()
     on_device = [event for event in found.events() or () if event.device_type == DeviceType.CUDA]
     return sum(not event.name.startswith(("Memcpy", "Memset")) for event in on_device)
 
 
-def make_trainer(recipe: Recipe, device: torch.device) -> Trainer:
-    """Make a trainer on random pictures that has no run folder."""
+def make_engine(recipe: Recipe, device: torch.device) -> Engine:
+    """Make an engine that trains on random images."""
     torch.manual_seed(recipe.seed)
     network = build_model(recipe.network, checkpoint_activations=recipe.checkpoint_activations)
     network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    # nothing is logged between the steps that are timed; a capture that fails cannot be noted and ends them,
-    # so that eager steps are never measured under its name
-    run = Run(Path(tempfile.gettempdir(), "residual-no-run"))
-    return Trainer(recipe, network, _batches(recipe.batch_size, device), run, Reporter(enabled=False))
+    return Engine(recipe, network, _batches(recipe.batch_size, device))
 
 
 def fitted(name: str, batch_size: int, *, fit: bool) -> Iterator[None]:
-    """Train on one batch again and again; with `fit`, the net has fitted it and gradients underflow."""
+    """Train on one batch repeatedly; with `fit`, the network has fitted it and gradients underflow."""
     devices.prepare(torch.device("cpu"))
     torch.manual_seed(0)
     network = build_model(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -84,7 +83,7 @@ def fitted(name: str, batch_size: int, *, fit: bool) -> Iterator[None]:
     if fit:
         for step in range(60):
             train_step(network, optimizer, guard, batch, step)
-        # further on the way that training takes: scores grow until the wrong classes' share is denormal
+        # further in the direction of training: logits grow until the wrong classes' probability is denormal
         with torch.no_grad():
             margins = network(images).topk(2).values
             network.fc.weight.mul_(95 / float((margins[:, 0] - margins[:, 1]).median().clamp_min(0.1)))
@@ -95,7 +94,7 @@ def fitted(name: str, batch_size: int, *, fit: bool) -> Iterator[None]:
 
 
 def infer(name: str, batch_size: int, kind: str) -> Iterator[None]:
-    """Run the network folded ("folded") or quantised ("int8"), on random pictures."""
+    """Run the network folded ("folded") or quantized ("int8"), on random images."""
     devices.prepare(torch.device("cpu"))
     torch.manual_seed(0)
     network = build_model(name).eval()

@@ -1,1 +1,1 @@
-"""What a process runs on: device, signals, streams, files, progress. It imports errors alone."""
+"""What a process runs on: device, signals, streams, files, progress. It imports only `errors`."""

@@ -1,14 +1,21 @@
-"""CPU time of this process and of all others, so that a run can say whether it had the machine to itself."""
+"""CPU time of this process and of all others, so that a run can tell whether it was disturbed."""
 
 import time
 from dataclasses import dataclass
 
 import psutil
 
-DISTURBED = 0.05  # share of the cores from which on others count as a disturbance
+DISTURBED = 0.05  # the share of the cores from which other processes count as a disturbance
 
 OWN = ("user", "system", "children_user", "children_system")
-BUSY = ("user", "nice", "system", "irq", "softirq", "steal")  # what a host stole from us was not ours either
+BUSY = (
+    "user",
+    "nice",
+    "system",
+    "irq",
+    "softirq",
+    "steal",
+)  # time stolen by a hypervisor's host counts as others'
 
 
 @dataclass

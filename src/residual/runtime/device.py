@@ -15,19 +15,19 @@ from ..errors import UsageError
 # read once, at a process's first matrix product on CUDA; without it deterministic ones are refused
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-# for this thread and for those that it starts from now on: see `flush_denormals`
+# for this thread and those that it starts from now on: see `flush_denormals`
 torch.set_flush_denormal(True)
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's numbers for mallopt
 
 
 def flush_denormals() -> bool:
-    """Treat denormal numbers as zero in this thread and in those that it starts; say whether all obey.
+    """Treat denormal numbers as zero in this thread and those that it starts; return whether all threads do.
 
-    Once a net has fitted its batch, gradients turn denormal and a step takes 10 to 40 times as long.
-    A thread inherits the setting from the one that starts it, so it must come before the first parallel
-    operation: this module does it at its import, which starts no thread, since a process that has threads
-    cannot fork safely.
+    Once a network has fitted its batch, gradients become denormal and a step takes 10 to 40 times as long.
+    A thread inherits the setting from the one that starts it, so it must be set before the first parallel
+    operation: this module sets it when it is imported, which starts no thread, since a process that has
+    threads cannot fork safely.
     """
     torch.set_flush_denormal(True)
     product = torch.full((1 << 20,), 1e-30) * 1e-10
@@ -35,11 +35,11 @@ def flush_denormals() -> bool:
 
 
 def keep_memory() -> None:
-    """Let the C library keep freed memory for the next step instead of handing it back to the system.
+    """Let the C library keep freed memory for the next step instead of returning it to the system.
 
-    By default glibc maps every large map afresh and the system fills its pages with zeros, a thousand at
-    a time: 10 to 25 % of a training step here. Other C libraries are left as they are. It holds for the
-    whole process, so only training, not the import, asks for it.
+    By default glibc maps memory anew for every large tensor and the system fills its pages with zeros, which
+    takes 10 to 25 % of a training step. Other C libraries are left as they are. The setting holds for the
+    whole process, so it is made by training and not by the import.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -48,7 +48,7 @@ def keep_memory() -> None:
 
 
 def prepare(device: torch.device) -> bool:
-    """Set up this process for training on a device; say whether every thread flushes denormals."""
+    """Set up this process for training on a device; return whether every thread flushes denormals."""
     if device.type == "cpu":
         keep_memory()
     if device.type == "cuda" and device.index is not None:
@@ -58,7 +58,7 @@ def prepare(device: torch.device) -> bool:
 
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Compute with so many threads meanwhile, and put the caller's number back."""
+    """Return a context that computes with `count` threads and then restores the caller's number."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -77,9 +77,9 @@ def available_devices() -> list[str]:
 
 
 def resolve_device(name: str | None = None) -> torch.device:
-    """Return the device of that name; by default CUDA where it is there, else the CPU.
+    """Return the device of that name; by default CUDA where it is available, else the CPU.
 
-    MPS is untested, so it has to be asked for.
+    MPS is untested, so it is used only on request.
 
     Raises:
         UsageError: there is no such device here.
@@ -92,10 +92,10 @@ def resolve_device(name: str | None = None) -> torch.device:
 
 @contextmanager
 def cuda_settings(deterministic: bool) -> Iterator[None]:
-    """Set what CUDA may do while a run trains, and put the caller's settings back.
+    """Return a context with the CUDA settings of a run, which then restores the caller's.
 
-    `deterministic` asks for the same bits at every run; CPU training gives them anyway. "float32" means
-    what it says: convolutions do not round to TF32's ten bits.
+    `deterministic` makes runs bit-exact on CUDA; on a CPU they always are. "float32" is full precision:
+    convolutions do not use TF32.
     """
     cudnn = torch.backends.cudnn
     before = torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, cudnn.allow_tf32
@@ -126,14 +126,14 @@ def _computes_in_bfloat16(device: torch.device) -> bool:
 
 
 def cpu_abilities() -> list[str]:
-    """Name the instructions of this CPU that decide how fast bfloat16 and INT8 are."""
+    """Return the instruction sets of this CPU that determine the speed of bfloat16 and INT8."""
     found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     deciding = ("avx2", "avx512_f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
     return [name for name in deciding if found.get(name)]
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Compute convolutions and matrix products in bfloat16 where the recipe asks for it."""
+    """Return a context that computes convolutions and matrix products in the recipe's precision."""
     if precision == "float32":
         return nullcontext()
     # no cache of cast weights: a captured graph must cast them at each replay
@@ -141,7 +141,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what was asked of it; a CPU always has."""
+    """Wait until the device has finished all queued work; a CPU always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -149,7 +149,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def describe(device: torch.device) -> dict[str, str | int | list[str]]:
-    """Return the hardware that a figure was measured on."""
+    """Return the hardware that a figure is measured on."""
     values: dict[str, str | int | list[str]] = {
         "device": str(device),
         "cpu": _cpu_name(),
@@ -163,7 +163,7 @@ def describe(device: torch.device) -> dict[str, str | int | list[str]]:
 
 
 def short_name(hardware: Mapping[str, Any]) -> str:
-    """Name what `describe` returned in a few words, for a table."""
+    """Return a short name for what `describe` returned, for tables."""
     return str(hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} threads")
 
 

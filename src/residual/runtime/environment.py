@@ -1,4 +1,4 @@
-"""What is worth knowing of the process that measures something: versions, hardware, commit, command."""
+"""The environment of a measurement: versions, hardware, commit, command."""
 
 import platform
 import re
@@ -15,7 +15,7 @@ from .._version import __version__
 
 
 def environment_facts(hardware: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is worth knowing of the process that trains: versions, hardware, commit, command."""
+    """Return date, command, commit, versions, system and hardware of this process."""
     packages = ("torch", "numpy", "pillow", "safetensors", "scikit-learn")
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -32,12 +32,12 @@ def environment_facts(hardware: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_paths(command: str) -> str:
-    """Leave out of a command where things lie on the machine that ran it, for files that are published."""
+    """Remove the folders from a command, for files that are published."""
     return re.sub(r"(?:[^\s=]*/)([^/\s]+)", r"\1", command)
 
 
 def short_commit(commit: str | None) -> str:
-    """Return the beginning of what `environment_facts` gives as the commit; that it was edited stays."""
+    """Shorten the commit that `environment_facts` gives; the suffix "+changes" stays."""
     digits, plus, changes = (commit or "unknown").partition("+")
     return digits[:10] + plus + changes
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and read only up to a size that is expected."""
+"""Files that are written atomically, and read only up to an expected size."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file under a temporary name, sync it to the disk, then give it its name."""
+    """Write a file under a temporary name, sync it to the disk, then rename it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -41,7 +41,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def found(test: Callable[[], bool]) -> bool:
-    """Ask `path.exists`, `.is_file` or `.is_dir`; a name too long or with a NUL in it names nothing."""
+    """Call `path.exists`, `.is_file` or `.is_dir`; False for a name that is too long or holds a NUL."""
     try:
         return test()
     except (OSError, ValueError):
@@ -49,19 +49,19 @@ def found(test: Callable[[], bool]) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text as UTF-8, whole or not at all."""
+    """Write text as UTF-8, atomically."""
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write a value as indented JSON, whole or not at all."""
+    """Write a value as indented JSON, atomically."""
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def is_abandoned(path: Path) -> bool:
-    """Tell whether a file or folder that takes a moment to write is an hour old: a killed process left it.
+    """Tell whether a temporary file or folder is over an hour old, so that a killed process left it.
 
-    A process number in a name would not tell: numbers are used again, and a disk can be shared by machines.
+    The process number in its name does not tell: numbers are reused, and machines may share a disk.
     """
     try:
         return time.time() - path.stat().st_mtime > 3600
@@ -70,7 +70,7 @@ def is_abandoned(path: Path) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut; only POSIX systems can open a folder for that."""
+    """Make a rename durable; only POSIX systems can open a folder for that."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

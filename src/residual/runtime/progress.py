@@ -12,16 +12,16 @@ from rich.progress import TimeRemainingColumn as TimeLeftColumn
 
 from .streams import standard_error
 
-REFRESH_SECONDS = 0.5  # how often the bar's figures are renewed
-ESTIMATE_SECONDS = 3.0  # after so long the first steps tell how long the rest will take
+REFRESH_SECONDS = 0.5  # how often the bar's figures are updated
+ESTIMATE_SECONDS = 3.0  # after this time the remaining time is estimated
 
 
 class Reporter:
-    """Shows progress on standard error; silent where nobody asked for it or it cannot be shown.
+    """Shows progress on standard error; silent if disabled or where standard error cannot be written.
 
     Args:
         enabled: False shows nothing.
-        prefix: put before every line, where several runs share a terminal; there is no bar then.
+        prefix: written before every line, where several runs share a terminal; there is no bar then.
     """
 
     def __init__(self, enabled: bool = True, prefix: str = "") -> None:
@@ -44,7 +44,7 @@ class Reporter:
             self._bar = None
 
     def start(self, step: int, last_step: int, epochs_per_step: float = 0.0) -> None:
-        """Begin, at a step that is not 0 after a resume."""
+        """Start at a step, which after a resume is not 0."""
         self._first_step, self._last_step, self._epochs_per_step = step, last_step, epochs_per_step
         self._started, self._estimated = time.perf_counter(), False
         if self._open_bar():
@@ -52,7 +52,7 @@ class Reporter:
             self._task = self._bar.add_task("training", total=last_step, completed=step, figures="")
 
     def advance(self, step: int) -> None:
-        """Move the bar, and say once how long all will take."""
+        """Advance the bar, and print once how long training will take."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
         seconds, done = time.perf_counter() - self._started, step - self._first_step
@@ -63,11 +63,11 @@ class Reporter:
                 self.say(f"training will take about {clock(left)} more on this machine")
 
     def wants_figures(self) -> bool:
-        """Tell whether the bar's figures are due to be renewed; never without a bar."""
+        """Tell whether the bar's figures are due for an update; never without a bar."""
         return self._bar is not None and time.perf_counter() - self._shown >= REFRESH_SECONDS
 
     def show(self, step: int, loss: float, error: float, rate: float, images_per_second: float) -> None:
-        """Renew the bar's figures."""
+        """Update the bar's figures."""
         if self._bar is not None:
             self._shown = time.perf_counter()
             figures = f"{self._figures(loss, error, rate)}  {images_per_second:,.0f} images/s"
@@ -91,7 +91,7 @@ class Reporter:
 
     @contextmanager
     def evaluating(self, what: str, images: int) -> Iterator[Callable[[int], None]]:
-        """Show a bar while a set is evaluated; give a function to be told how many images are done."""
+        """Show a bar during an evaluation; gives a function that takes the number of images done."""
         if not self._open_bar():
             yield lambda _done: None
             return
@@ -109,7 +109,7 @@ class Reporter:
             self.console.print(self.prefix + line, markup=False)
 
     def _open_bar(self) -> bool:
-        """Start the bar where there is a terminal; tell whether there is one."""
+        """Start the bar if there is a terminal; return whether there is one."""
         if self._bar is None and self.enabled and not self.prefix and self.console.file.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -134,7 +134,7 @@ class Reporter:
 
 
 def clock(seconds: float) -> str:
-    """Write a time as 1:02:03 or 2:03."""
+    """Format a time as 1:02:03 or 2:03."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,4 +1,4 @@
-"""What SIGTERM and SIGINT do: act at once, or wait until the step in hand is finished."""
+"""Handling of SIGTERM and SIGINT: at once, or after the current step."""
 
 import signal
 import threading
@@ -12,7 +12,7 @@ SAME = 0.5  # seconds in which a signal is the first one again: timeout(1) signa
 
 
 class Interrupted(BaseException):
-    """A signal that acts at once; like KeyboardInterrupt, no `except Exception` takes it for a fault."""
+    """A signal that is handled at once; like KeyboardInterrupt, `except Exception` does not catch it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -22,8 +22,8 @@ class Interrupted(BaseException):
 class StopSignals:
     """The signals that ask this process to stop.
 
-    `number` is the first one that came, None if there was none. A second one acts at once; a third is left to
-    the system.
+    `number` is the first one received, None if there was none. A second one is handled at once; a third is
+    left to the system.
     """
 
     def __init__(self) -> None:
@@ -33,9 +33,9 @@ class StopSignals:
 
     @contextmanager
     def handled(self, numbers: Sequence[int] = (signal.SIGTERM, signal.SIGINT)) -> Iterator[None]:
-        """Raise `Interrupted` when a signal comes.
+        """Raise `Interrupted` when a signal is received.
 
-        Where this is so already, or in another thread than the main one, signals stay as they are.
+        If signals are handled already, or in another thread than the main one, nothing changes.
         """
         if self._handled or threading.current_thread() is not threading.main_thread():
             yield
@@ -53,10 +53,10 @@ class StopSignals:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let the first signal wait: whoever works here looks at `number` where the work can be left.
+        """Defer the first signal: the code inside checks `number` where it can stop.
 
         Raises:
-            Interrupted: at the end, if a signal came and was not looked at; or at once by a second one.
+            Interrupted: at the end, if a signal was received and not acted on; or at once by a second one.
         """
         outer, self._deferred = self._deferred, True
         try:
@@ -79,4 +79,4 @@ class StopSignals:
         raise Interrupted(number)
 
 
-stop_signals = StopSignals()  # signals are the process's, and so is this
+stop_signals = StopSignals()  # signal handlers belong to the process, and so does this

@@ -1,4 +1,4 @@
-"""Standard output and standard error that stop nothing when they cannot be written."""
+"""Standard output and standard error that raise no error when they cannot be written."""
 
 import errno
 import io
@@ -11,10 +11,10 @@ from typing import Any, TextIO, cast
 
 
 class Unfailing:
-    """A text stream that raises no error of its file: after the first, what is written to it is dropped.
+    """A text stream that does not raise the errors of its file: after the first one, output is dropped.
 
-    `error` is that first error, None as long as all went well. A stream that was closed before the program
-    began, which is None in `sys`, is one that failed already.
+    `error` is that first error, None if there was none. A stream that was closed before the program started,
+    which is None in `sys`, counts as one that has failed.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -45,12 +45,12 @@ class Unfailing:
 
     @property
     def reader_gone(self) -> bool:
-        """Whether the stream failed because nobody reads it any more, as with `| head -1`."""
+        """Whether the stream failed because its reader has closed it, as with `| head -1`."""
         closed = (errno.EPIPE, errno.EINVAL) if os.name == "nt" else (errno.EPIPE,)  # EINVAL: so on Windows
         return isinstance(self.error, OSError) and self.error.errno in closed
 
     def forget_unwritten(self) -> None:
-        """After an error, let what is left in the buffer go nowhere, or it fails again when Python exits."""
+        """After an error, discard what is left in the buffer, which would fail again when Python exits."""
         if self.error is not None:
             with suppress(OSError, ValueError, AttributeError), Path(os.devnull).open("wb") as nowhere:
                 os.dup2(nowhere.fileno(), self._stream.fileno())
@@ -63,7 +63,7 @@ def standard_error() -> TextIO:
 
 @contextmanager
 def unfailing_streams() -> Iterator[Unfailing]:
-    """Let nothing that a program prints stop it; gives its standard output, whose `error` it can report."""
+    """Replace both standard streams by unfailing ones; gives standard output, to report its `error`."""
     _reserve_descriptors()
     output, errors = Unfailing(sys.stdout), Unfailing(sys.stderr)
     try:
@@ -75,7 +75,7 @@ def unfailing_streams() -> Iterator[Unfailing]:
 
 
 def _reserve_descriptors() -> None:
-    """Let the number of a closed stream go nowhere, or the next file gets it and what C code prints."""
+    """Open the null device under the number of a closed stream, which the next file would get otherwise."""
     for number in range(3):
         try:
             os.fstat(number)

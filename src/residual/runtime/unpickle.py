@@ -1,4 +1,4 @@
-"""Files of `torch.save`, read without running code and without taking more memory than they have bytes."""
+"""Files of `torch.save`, read without running code and without using more memory than their size."""
 
 import io
 import pickle
@@ -28,11 +28,11 @@ def load_pickle(path: Path, content: bytes) -> dict[str, Any]:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
-    except Exception as error:  # a parser that meets foreign bytes may fail in any way
+    except Exception as error:  # parsing arbitrary bytes may fail in any way
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             raise CheckpointError(f"{path} is a pickle that would run code: refused, not run") from error
         raise CheckpointError(
-            f"{path} is cut or altered, or no checkpoint, or would run code: refused"
+            f"{path} is truncated or corrupted, is not a checkpoint, or would run code: refused"
         ) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds no dictionary of weights")
@@ -45,10 +45,10 @@ def load_pickle(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def _refuse_bombs(path: Path, content: bytes) -> None:
-    """Refuse what would take far more memory than the file has bytes, before torch reads it.
+    """Refuse what would use far more memory than the size of the file, before torch reads it.
 
     Raises:
-        CheckpointError: it is compressed, which torch never does, or makes byte arrays of a named length.
+        CheckpointError: it is compressed, which torch never does, or creates byte arrays of a given length.
     """
     if b"\nbytearray\n" in content:
         raise CheckpointError(f"{path} holds byte arrays, which weights never need: refused")
@@ -62,7 +62,7 @@ def _refuse_bombs(path: Path, content: bytes) -> None:
 
 
 def _tensors(state: Any) -> Iterator[Tensor]:
-    """Give every tensor in dictionaries, lists and tuples, which may be nested deeply or hold themselves."""
+    """Yield every tensor in dictionaries, lists and tuples, which may be nested or contain themselves."""
     waiting, seen = [state], set()
     while waiting:
         value = waiting.pop()

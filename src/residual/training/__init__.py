@@ -1,1 +1,1 @@
-"""From a prepared recipe to a finished run: steps, checkpoints, run folders, several runs at once."""
+"""From a recipe to a finished run: engine, loop, checkpoints, run folders, several runs at once."""

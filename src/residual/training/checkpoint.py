@@ -1,32 +1,32 @@
-"""Checkpoints of a run in progress: written whole, with a checksum, read without running code.
+"""Checkpoints of a run in progress: written atomically, with a checksum, and read without running code.
 
 A checkpoint is `KIND-STEP.pt` with `KIND-STEP.pt.sha256` beside it. The checksum is written first and the
 checkpoint renamed into place last, so a checkpoint that can be found is complete at every moment. A disk may
-still damage it later, so a run keeps more than one to go back to.
+still corrupt it later, so a run keeps more than one to go back to.
 """
 
 import hashlib
 import io
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..errors import CheckpointError
 from ..runtime.files import read_bounded, write_atomically, write_text
 from ..runtime.unpickle import MAX_BYTES, load_pickle
 
-FORMAT = 1
+FORMAT = 2  # 1 had the schedule's only state, the end of the warm-up, beside the other keys
 
 
 def save_checkpoint(folder: Path, kind: str, step: int, state: dict[str, Any], keep: int = 1) -> Path:
     """Save a state of tensors and plain values, then delete all but the newest `keep` of its kind.
 
     Raises:
-        CheckpointError: the disk does not take it; an older checkpoint stays as it was.
+        CheckpointError: it cannot be written; an older checkpoint stays as it was.
     """
     path = folder / f"{kind}-{step:08d}.pt"
     buffer = io.BytesIO()
@@ -54,7 +54,7 @@ def find_checkpoints(folder: Path, kind: str = "last") -> list[Path]:
 
 
 def step_of(path: Path) -> int:
-    """Return the step in a checkpoint's name, -1 if it is not named as one."""
+    """Return the step in a checkpoint's name, -1 if it has another name."""
     step = path.stem.rpartition("-")[2]
     return int(step) if step.isdecimal() else -1
 
@@ -63,7 +63,7 @@ def load_newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
     """Load the newest checkpoint that can be read.
 
     Returns:
-        Its path (None if the folder holds none), its state, and what is wrong with each newer one.
+        Its path (None if the folder holds none), its state, and what is wrong with each that is newer.
 
     Raises:
         CheckpointError: there are checkpoints, and none of them can be read.
@@ -77,7 +77,7 @@ def load_newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
     if faults:
         raise CheckpointError(
             f"no checkpoint can be read: {'; '.join(faults)}; "
-            f"put a copy of one back, or delete {folder} and resume to train anew from step 0"
+            f"put a copy of one back, or delete {folder} and resume to start again at step 0"
         )
     return None, {}, []
 
@@ -90,10 +90,10 @@ def delete_after(folder: Path, step: int) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint after comparing its checksum; torch alone would take a flipped bit in silence.
+    """Read a checkpoint after comparing its checksum; torch alone would not notice a flipped bit.
 
     Raises:
-        CheckpointError: it is cut, altered, of another format, or would run code.
+        CheckpointError: it is truncated, corrupted, of a newer format, or would run code.
     """
     try:
         content = read_bounded(path, MAX_BYTES)
@@ -101,12 +101,29 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
     if hashlib.sha256(content).hexdigest() != expected:
-        raise CheckpointError(f"the checkpoint {path} is cut or altered: its SHA-256 is not the recorded one")
+        raise CheckpointError(
+            f"the checkpoint {path} is truncated or corrupted: its SHA-256 is not the recorded one"
+        )
     state = load_pickle(path, content)
     found = state.get("format")
-    if isinstance(found, Tensor) or found != FORMAT:
-        raise CheckpointError(f"the checkpoint {path} has format {found}, not {FORMAT}")
+    if type(found) is not int or not 1 <= found <= FORMAT:
+        number = found if type(found) is int else "unknown"
+        raise CheckpointError(f"{path} has format {number}; this version reads up to {FORMAT}: upgrade")
+    if found == 1:
+        state["schedule"] = {"warmup_end": state.pop("warmup_end", None)}
     return state
+
+
+def check_keys(state: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ...]], source: str) -> None:
+    """Check that a state has certain keys, with values of certain types.
+
+    Raises:
+        CheckpointError: one is missing or of another type.
+    """
+    for key, kind in kinds.items():
+        if not isinstance(state.get(key, KeyError), kind):
+            what = f"its '{key}' is not what it should be" if key in state else f"it lacks '{key}'"
+            raise CheckpointError(f"{source} does not fit: {what}; delete it to resume from an earlier one")
 
 
 def _checksum(path: Path) -> Path:

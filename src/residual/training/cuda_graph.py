@@ -1,30 +1,26 @@
 """The whole training step as one CUDA graph: augmentation, forward, backward, update, metrics, replayed.
 
-A step of these small nets is some hundred kernels of a few microseconds, and launching them one by one
-takes the host longer than the device needs to compute them. So the step is written to read all that
-changes from step to step out of tables on the device, at a place that a counter on the device gives:
-which pictures, which offsets, which flips, which learning rate. Captured once, it is replayed with nothing
-but a launch a step. The host fills the tables for a stretch of steps ahead and waits for the device only
-where something is logged, saved or evaluated.
+A step of these small networks consists of a few hundred kernels of a few microseconds each, and launching
+them takes the host longer than computing them takes the device. So a step reads everything that changes from
+step to step from tables on the device, at a position given by a counter on the device: indices, crop offsets,
+flips, learning rate. Captured once, it is replayed with a single launch. The host fills the tables for many
+steps ahead and waits for the device only where something is logged, saved or evaluated.
 
-Without CUDA the same step runs uncaptured, which is how its tests run. Where the capture or its first replay
-fails, everything is put back as it was, and the trainer takes its steps one by one.
+Without CUDA the same step runs without capture, which is how its tests run. Where the capture or its first
+replay fails, all state is restored, and the engine takes eager steps.
 """
 
 import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.loader import TrainBatches
-from ..recipes.schema import Recipe
-from .metrics import Window
-from .optim import Guard
-from .step import train_step
 
 logger = logging.getLogger(__name__)
+Compute = Callable[[Tensor, Tensor, Tensor], None]
 WARMUP_STEPS = 3  # before the capture, so that libraries have chosen kernels and allocated what they keep
 
 
@@ -41,30 +37,25 @@ class DeviceSteps:
     """Steps that read what they need by a counter on the device.
 
     Args:
-        network, optimizer, guard, batches: as the trainer has them, on the device.
-        windows: metrics to add each step to.
-        recipe: precision, layout, and whether the network is compiled.
-        capacity: the longest stretch of steps that `load` takes.
+        optimizer: its learning rate becomes a tensor on the device.
+        batches: where the images are, on the device.
+        changing: every tensor that a step changes, except the optimizer's own.
+        capacity: how many steps `load` takes at most.
     """
 
     def __init__(
         self,
-        network: nn.Module,
         optimizer: torch.optim.Optimizer,
-        guard: Guard,
         batches: TrainBatches,
-        windows: Sequence[Window],
-        recipe: Recipe,
+        changing: Sequence[Tensor],
         capacity: int,
     ) -> None:
-        self.network, self.optimizer, self.guard = network, optimizer, guard
-        self.batches, self.windows, self.recipe = batches, windows, recipe
-        self.capacity = capacity
+        self.optimizer, self.batches, self.changing = optimizer, batches, changing
         device = batches.device
-        pictures = capacity * batches.batch_size
-        self.order = torch.zeros(pictures, dtype=torch.int64, device=device)
-        self.offsets = torch.zeros(pictures, 2, dtype=torch.int64, device=device)
-        self.flips = torch.zeros(pictures, dtype=torch.bool, device=device)
+        images = capacity * batches.batch_size
+        self.order = torch.zeros(images, dtype=torch.int64, device=device)
+        self.offsets = torch.zeros(images, 2, dtype=torch.int64, device=device)
+        self.flips = torch.zeros(images, dtype=torch.bool, device=device)
         self.rates = torch.zeros(capacity, device=device)
         self.rate = torch.zeros((), device=device)
         self.counter = torch.zeros(1, dtype=torch.int64, device=device)  # steps since the tables were filled
@@ -72,13 +63,12 @@ class DeviceSteps:
         self._within = torch.arange(batches.batch_size, device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._loaded = range(0)
-        self._traced = 0
         self._former_rates = [float(group["lr"]) for group in optimizer.param_groups]
         for group in optimizer.param_groups:
             group["lr"] = self.rate
 
     def load(self, step: int, rates: Sequence[float]) -> None:
-        """Fill the tables for the stretch that begins at a step and has as many steps as rates."""
+        """Fill the tables for as many steps as there are rates, beginning with a given one."""
         count = len(rates) * self.batches.batch_size
         draws = self.batches.draws(step * self.batches.batch_size, count)
         for table, values in (
@@ -96,56 +86,45 @@ class DeviceSteps:
         """Tell whether the tables must be filled before this step."""
         return step not in self._loaded
 
-    def run(self) -> None:
-        """Take the next step of the stretch: by the graph on CUDA, which is captured at the first call.
+    def run(self, compute: Compute) -> None:
+        """Take the next step: by the graph on CUDA, which is captured at the first call.
+
+        Args:
+            compute: takes images, labels and the step's number, and does the rest of a step. It is not kept.
 
         Raises:
-            CaptureError: the graph cannot be made or replayed; this step was not taken, the optimiser has its
-                former learning rates, and this object is of no use any more.
+            CaptureError: the graph cannot be made or replayed; this step was not taken, the optimizer has its
+                former learning rates, and this object cannot be used any more.
         """
         if not can_capture(self.counter.device):
-            self._step()
+            self._step(compute)
         elif self._graph is None:
-            self._begin()
+            self._begin(compute)
         else:
             self._graph.replay()
 
     def check(self, step: int) -> None:
-        """Assert that the device took the steps that the host counted, and by the graph; waits for it.
+        """Assert that the device has taken the steps that the host counted; waits for it."""
+        done, expected = int(self.counter), step - self._loaded.start
+        assert done == expected, f"the device took {done} steps where the host counted {expected}"
 
-        The step's Python code runs when the graph is made and never again, which its count shows.
-        """
-        if can_capture(self.counter.device) and self._traced != WARMUP_STEPS + 1:
-            raise AssertionError(f"the step ran {self._traced} times outside the graph's replays")
-        done = int(self.counter)
-        expected = step - self._loaded.start
-        if done != expected:
-            raise AssertionError(f"the device took {done} steps where the host counted {expected}")
-
-    def _step(self) -> None:
-        """One step, without a word from the host."""
-        self._traced += 1
+    def _step(self, compute: Compute) -> None:
+        """Take one step without any value from the host."""
         places = self.counter * self.batches.batch_size + self._within
         self.rate.copy_(self.rates[self.counter][0])
         images, labels = self.batches.make(self.order[places], self.offsets[places], self.flips[places])
-        if not self.recipe.channels_last:
-            images = images.contiguous()
-        number = self.first_step + self.counter[0]
-        how = (self.recipe.precision, self.recipe.label_smoothing)
-        loss, logits = train_step(self.network, self.optimizer, self.guard, (images, labels), number, *how)
-        for window in self.windows:
-            window.add(loss, logits, labels)
+        compute(images, labels, self.first_step + self.counter[0])
         self.counter += 1
 
-    def _begin(self) -> None:
-        """Capture the step and take it once by the graph; where that fails, leave no trace."""
+    def _begin(self, compute: Compute) -> None:
+        """Capture the step and take it once by the graph; where that fails, restore everything."""
         before = [(tensor, tensor.clone()) for tensor in self._state()]
         stream = torch.cuda.current_stream()
         try:
-            graph = self._capture()
+            graph = self._capture(compute)
             self._put_back(before)
             graph.replay()
-            if int(self.counter) != 1:  # waits for the replay, so that what it does wrong shows here
+            if int(self.counter) != 1:  # waits for the replay, so that an error in it is raised here
                 raise RuntimeError("the graph's replay took no step")
             self._graph = graph
             return
@@ -153,8 +132,8 @@ class DeviceSteps:
             logger.info("capturing the step failed", exc_info=True)
             reason = f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
         # the handler has ended: nothing holds the frames of what failed, and their tensors can be freed
-        torch.cuda.set_stream(stream)  # a capture that fails may not leave its own
-        torch.cuda.synchronize()  # warm-up steps may be under way still, on another stream
+        torch.cuda.set_stream(stream)  # a capture that fails may not restore it
+        torch.cuda.synchronize()  # warm-up steps may still be running on another stream
         self.optimizer.zero_grad(set_to_none=True)  # gradients may lie in the graph's memory
         self._put_back(before, forget=True)
         for group, rate in zip(self.optimizer.param_groups, self._former_rates, strict=True):
@@ -162,25 +141,25 @@ class DeviceSteps:
         gc.collect()
         raise CaptureError(reason)
 
-    def _capture(self) -> torch.cuda.CUDAGraph:
+    def _capture(self, compute: Compute) -> torch.cuda.CUDAGraph:
         """Warm up and record one step, both on one stream; leaves the state as the warm-up has changed it."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARMUP_STEPS):
                 self.counter.zero_()
-                self._step()
+                self._step(compute)
         torch.cuda.current_stream().wait_stream(stream)
-        self.optimizer.zero_grad(set_to_none=True)  # so that the graph makes its own
+        self.optimizer.zero_grad(set_to_none=True)  # so that the graph allocates its own
         gc.collect()  # what the warm-up left in cycles must not be freed while the step is recorded
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream):  # records, and computes nothing
-            self._step()
+            self._step(compute)
         return graph
 
     @torch.no_grad()
     def _put_back(self, before: list[tuple[Tensor, Tensor]], forget: bool = False) -> None:
-        """Give every tensor of the state its value of before; momenta that are new start from nothing."""
+        """Give every tensor of the state its former value; momenta that are new are set to zero."""
         for tensor, value in before:
             tensor.copy_(value)
         known = {id(tensor) for tensor, _ in before}
@@ -198,10 +177,4 @@ class DeviceSteps:
 
     def _state(self) -> list[Tensor]:
         """Return every tensor that a step changes."""
-        return [
-            *self.network.parameters(),
-            *self.network.buffers(),
-            *self._momenta(),
-            *(window.sums for window in self.windows),
-            *(self.guard.found, self.guard.first, self.counter, self.rate),
-        ]
+        return [*self.changing, *self._momenta(), self.counter, self.rate]

@@ -1,4 +1,4 @@
-"""Curves of runs in the manner of Figure 6: error against iterations, training dashed, test bold."""
+"""Curves of runs in the style of Figure 6: error against iterations, training dashed, test bold."""
 
 import itertools
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from ..errors import RunError, UsageError
 from ..runtime.files import write_atomically
 from .run_folder import Run
 
-# Okabe and Ito's palette: told apart by the colour-blind too
+# Okabe and Ito's palette, which is safe for colour-blind readers
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 FEW = 12  # points of a curve up to which each is marked
-NAMED = ("name", "network", "shortcut", "seed")  # keys that a label gives already, or that decide nothing
+NAMED = ("name", "network", "shortcut", "seed")  # keys that a label shows already, or that change nothing
 
 
 def style() -> AbstractContextManager[None]:
-    """Draw in this project's manner meanwhile."""
+    """Return a context in which figures are drawn in this project's style."""
     return matplotlib.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
 
 
@@ -38,7 +38,7 @@ def plot_runs(runs: Sequence[Run], path: Path) -> None:
         RunError: a run has logged nothing yet, or the file cannot be written.
     """
     if path.suffix != ".png":
-        raise UsageError(f"the picture is a PNG: give it a name that ends in .png, not {path}")
+        raise UsageError(f"curves are written as PNG: give a file name that ends in .png, not {path}")
     with style():
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.add_subplot()
@@ -56,7 +56,7 @@ def plot_runs(runs: Sequence[Run], path: Path) -> None:
 
 
 def _draw(axes: Axes, run: Run, label: str, colour: str) -> float:
-    """Draw one run; return the highest error that should stay in sight."""
+    """Draw one run; return the highest error, for the axis limits."""
     trained = run.metrics("train")
     measured = run.metrics("validation") or run.metrics("test")
     if not trained:
@@ -69,7 +69,7 @@ def _draw(axes: Axes, run: Run, label: str, colour: str) -> float:
 
 
 def _curve(axes: Axes, records: Sequence[dict[str, Any]], label: str, **style: Any) -> list[float]:
-    """Draw error against steps, with markers where points are so few that one alone would not be seen."""
+    """Draw error against steps, with markers where there are so few points that they would not show."""
     steps, errors = [record["step"] for record in records], [float(record["error"]) for record in records]
     axes.plot(steps, errors, marker="o" if len(steps) <= FEW else "", label=label, **style)
     return errors
@@ -81,10 +81,11 @@ def labels(runs: Sequence[Run]) -> list[str]:
     flat = [recipe.flat() for recipe in recipes]
     apart = [k for k in flat[0] if k not in NAMED and len({str(values[k]) for values in flat}) > 1]
     names = []
-    for recipe, values in zip(recipes, flat, strict=True):
-        option = f" ({recipe.shortcut})" if recipe.shortcut in ("B", "C") else ""
+    for run, recipe, values in zip(runs, recipes, flat, strict=True):
+        name = run.own_network or recipe.network
+        option = f" ({recipe.shortcut})" if name == recipe.network and recipe.shortcut in ("B", "C") else ""
         changes = "".join(f", {key.rpartition('.')[2]} {values[key]}" for key in apart)
-        names.append(f"{recipe.network}{option}{changes}, seed {recipe.seed}")
+        names.append(f"{name}{option}{changes}, seed {recipe.seed}")
     if len(set(names)) < len(names):  # of one recipe: their folders tell them apart
         return [f"{name}, {run.path.name}" for name, run in zip(names, runs, strict=True)]
     return names

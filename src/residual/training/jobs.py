@@ -1,6 +1,7 @@
 """Several runs at once: each in a process and a run folder of its own, sharing the images in memory.
 
-These nets do not fill a GPU, and processes keep every run's code, signals and checkpoints as they are alone.
+One of these small networks does not fill a GPU. Each run has a process of its own, so that code, signals and
+checkpoints work as in a single run.
 """
 
 import _thread
@@ -37,14 +38,14 @@ STOPPED = 128 + signal.SIGTERM  # the exit code of a run that was asked to stop
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be trained, or to go on with if its folder is there."""
+    """A run to be trained, or resumed if its folder exists."""
 
     recipe: Recipe
     output: Path
 
 
 def outcome(code: int) -> str:
-    """Say in a word or two what a run's exit code means."""
+    """Return a few words for a run's exit code."""
     if code == STOPPED:
         return "stopped"
     return f"failed with exit code {code}" if code else "done"
@@ -60,20 +61,20 @@ def run_jobs(
     finished: Callable[[Job, int], None] = lambda _job, _code: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[Path, int]:
-    """Train runs, so many at once; a failed one does not stop the others.
+    """Train runs, `at_once` of them in parallel; a failed one does not stop the others.
 
-    A run is saved and stops when this call is left or its process dies, however that comes about.
+    A run is saved and stops when this call ends or its process dies, for whatever reason.
 
     Args:
         jobs: what to train, in this order.
         at_once: processes at a time; on a CPU they share its cores.
         data_dir, device: see `train`.
-        quiet: show no progress; else each line of it begins with its run's name.
-        finished: told of each run that ends, with its exit code.
-        stop: asked again and again; once it says so, the runs in progress are saved and none is begun.
+        quiet: show no progress; otherwise each line begins with the name of its run.
+        finished: called with each run that ends and its exit code.
+        stop: polled; once it returns True, the runs in progress are saved and no other is started.
 
     Returns:
-        Each run folder's exit code; 0 is good, and `STOPPED` a run that another call goes on with.
+        Each run folder's exit code; 0 is success, and `STOPPED` a run that another call resumes.
 
     Raises:
         DataError: the data cannot be loaded or shared.
@@ -102,12 +103,12 @@ def run_jobs(
                     codes[worker.job.output] = worker.end()
                     finished(worker.job, codes[worker.job.output])
             if stop_signals.number is not None:
-                message = "stopped; what was in progress is saved, and the same command goes on with it"
+                message = "stopped; the runs in progress are saved, and the same command resumes them"
                 raise InterruptedRunError(message, stop_signals.number)
         except Interrupted as error:  # a second signal
             for worker in working.values():
                 worker.process.kill()
-            message = "stopped at once; the same command goes on from the last checkpoints"
+            message = "stopped at once; the same command resumes from the last checkpoints"
             raise InterruptedRunError(message, error.number) from None
         finally:
             for worker in working.values():
@@ -117,14 +118,14 @@ def run_jobs(
 
 @dataclass(frozen=True)
 class _Worker:
-    """A run in progress: it goes on for as long as this process holds the lifeline, one end of a pipe."""
+    """A run in progress: it continues as long as this process holds the lifeline, one end of a pipe."""
 
     job: Job
     process: BaseProcess
     lifeline: Connection
 
     def end(self) -> int:
-        """Wait for its end and return its exit code, signals counted as a shell does."""
+        """Wait for its end and return its exit code, for signals as in a shell."""
         self.process.join()
         self.lifeline.close()
         code = self.process.exitcode or 0
@@ -142,7 +143,7 @@ def _start(context: SpawnContext, job: Job, *arguments: Any) -> _Worker:
 
 @contextmanager
 def _ignoring_sigint() -> Iterator[None]:
-    """On POSIX a process that is started here ignores SIGINT from its first moment on."""
+    """On POSIX, let a process that is started here ignore SIGINT from the start."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -163,7 +164,7 @@ def _work(
     quiet: bool,
 ) -> None:
     """Train one run in this process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # control-C reaches the parent too, which passes it on
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which passes it on
     torch.set_num_threads(threads)
     where: dict[str, Any] = {"data_dir": data_dir, "device": device, "dataset": dataset.open()}
     where["reporter"] = Reporter(not quiet, prefix=f"{job.output.name}: ")
@@ -183,7 +184,7 @@ def _work(
 
 
 def _watch(lifeline: Connection) -> None:
-    """Stop this process as SIGTERM would, on Windows too, once its parent drops the lifeline or dies."""
+    """Stop this process as SIGTERM would, on Windows too, once its parent closes the lifeline or dies."""
     with suppress(EOFError, OSError):
         lifeline.recv()
     if stop_signals.number is None:  # a signal to the whole process group came first
@@ -192,11 +193,11 @@ def _watch(lifeline: Connection) -> None:
 
 @dataclass(frozen=True)
 class _SharedDataset:
-    """A data set to be handed to a process that is started; its images are not copied.
+    """A dataset to be passed to a new process; its images are not copied.
 
-    They lie in the standard library's shared memory: a mapped file without a name, in /dev/shm if it has room
-    for them, else in the folder for temporary files; on Windows a mapping of the system's. It is freed when
-    the last process that uses it is gone, however that ends.
+    They are in the standard library's shared memory: an unnamed mapped file, in /dev/shm if it has room for
+    them, else in the folder for temporary files; on Windows a mapping of the system's. It is freed when the
+    last process that uses it has ended, for whatever reason.
     """
 
     name: str
@@ -205,7 +206,7 @@ class _SharedDataset:
 
     @classmethod
     def of(cls, dataset: Dataset, context: SpawnContext) -> "_SharedDataset":
-        """Copy a data set's images to where processes can share them."""
+        """Copy a dataset's images to shared memory."""
         parts = []
         for split in (dataset.train, dataset.test):
             _check_room(split.images.nbytes)
@@ -218,7 +219,7 @@ class _SharedDataset:
         return cls(dataset.name, dataset.class_names, tuple(parts))
 
     def open(self) -> Dataset:
-        """Return the data set, in the process that it was handed to."""
+        """Return the dataset, in the process that it was passed to."""
         train, test = (
             Split(torch.frombuffer(memory, dtype=torch.uint8).view(shape), torch.from_numpy(labels))
             for memory, shape, labels in self.parts
@@ -227,7 +228,9 @@ class _SharedDataset:
 
 
 def _check_room(size: int) -> None:
-    """Refuse more than the disk holds: it would show at a write to the mapping, which ends the process."""
+    """Refuse more than the disk has room for: a later write to the mapping would end the process."""
     places = [place for place in ("/dev/shm", tempfile.gettempdir()) if Path(place).is_dir()]
     if os.name == "posix" and size > max(shutil.disk_usage(place).free for place in places):
-        raise DataError(f"no room for {size / 1e6:.0f} MB of images to share in {' or '.join(places)}")
+        raise DataError(
+            f"no room for {size / 1e6:.0f} MB of shared images in {' or '.join(places)}: free some"
+        )

@@ -1,11 +1,11 @@
-"""One training step: what the eager loop and the captured graph both compute."""
+"""One training step: what the eager loop and the CUDA graph both compute."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..runtime.device import autocast
-from .optim import Guard
+from .guard import Guard
 
 
 def train_step(
@@ -17,10 +17,10 @@ def train_step(
     precision: str = "float32",
     label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Take one step; the guard keeps a loss that is not finite away from the weights.
+    """Take one step; the guard skips the update if the loss is not finite.
 
     Returns:
-        The mean cross-entropy, a scalar, and the scores [B, classes], both on the device.
+        The mean cross-entropy, a scalar, and the logits [B, classes], both on the device.
     """
     images, labels = batch
     optimizer.zero_grad()

@@ -1,224 +1,193 @@
-"""Training: one step, the loop around it, and what is saved so that a resume goes on as if never stopped."""
+"""The training loop around the engine: what is logged, evaluated and saved, and the resume."""
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from typing import Any, cast
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
-import torch
 from torch import nn
 
-from ..data.loader import TrainBatches
-from ..errors import CheckpointError, InterruptedRunError, NonFiniteLossError, RunError
+from ..errors import CheckpointError, InterruptedRunError, RunError
 from ..evaluation.classification import Evaluation
-from ..recipes.schema import Recipe, differences, from_dict
+from ..recipes.schema import differences, from_dict
 from ..runtime.cpu_time import CpuMeter, CpuTime
-from ..runtime.device import synchronize
 from ..runtime.progress import Reporter
 from ..runtime.signals import stop_signals
-from ..zoo.model_folder import check_weights
-from .checkpoint import delete_after, find_checkpoint, load_newest, save_checkpoint, step_of
-from .cuda_graph import CaptureError, DeviceSteps, can_capture
-from .metrics import Window
-from .optim import Guard, learning_rate, make_optimizer
+from .checkpoint import check_keys, delete_after, find_checkpoint, load_newest, save_checkpoint, step_of
+from .cuda_graph import CaptureError
+from .engine import Engine
+from .ranks import any_rank_stops
 from .run_folder import Run
-from .step import train_step
 
-STRETCH = 500  # steps that the device's tables hold at most
+KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "recipe": dict,
+    "training_error": (int, float, type(None)),
+    "best": (dict, type(None)),
+    "seconds": (int, float),
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training hands on: the network after the last step, and figures of the way there.
+
+    `best` holds step and validation error of the best evaluation, None without a validation set;
+    `best_checkpoint` holds its weights. Errors are in percent.
+    """
+
+    network: nn.Module
+    steps: int
+    seconds: float
+    cpu: CpuTime
+    training_error: float | None
+    warmup_end: int | None
+    best: dict[str, float] | None
+    best_checkpoint: Path | None
 
 
 class Trainer:
     """A run in progress.
 
     Args:
-        recipe: what to train and how; `recipe.last_step` steps are taken.
-        network: on the device already.
-        batches: where step k's batch comes from.
+        engine: takes the steps, `recipe.last_step` in all.
         run: where metrics and checkpoints go.
-        reporter: what is told meanwhile.
-        evaluations: what gives a figure every `recipe.evaluation_period` steps, under "validation" (whose
-            best step is kept too) or "test".
+        reporter: shows progress.
+        evaluations: evaluated every `recipe.evaluation_period` steps, under "validation" (whose best step is
+            kept too) or "test".
     """
 
     def __init__(
         self,
-        recipe: Recipe,
-        network: nn.Module,
-        batches: TrainBatches,
+        engine: Engine,
         run: Run,
         reporter: Reporter,
         evaluations: Mapping[str, Callable[[], Evaluation]] | None = None,
     ) -> None:
-        self.recipe, self.network, self.batches = recipe, network, batches
+        self.engine, self.recipe = engine, engine.recipe
         self.run, self.reporter, self.evaluations = run, reporter, evaluations or {}
-        self.device = batches.split.images.device
-        self.optimizer = make_optimizer(network, recipe.optimizer)
-        self.guard = Guard(self.optimizer, self.device)
-        self.window = Window(self.device)  # since the last log
-        self.warmup_window = Window(self.device)  # since the warm-up last looked
-        self.step = 0
-        self.warmup_end: int | None = None
         self.best: dict[str, float] | None = None
         self.training_error: float | None = None  # of the last window that was logged
         self.seconds = 0.0  # of training alone
         self.meter = CpuMeter()
-        self.captured = recipe.capture and can_capture(self.device)
-        self.forward: nn.Module = network
-        if recipe.compile:
-            self.forward = cast(nn.Module, torch.compile(network))
-        self._device_steps: DeviceSteps | None = None
-        self._logged_at = (0, 0.0)
         self.saved: int | None = None  # the step of the last checkpoint
+        self._logged_at = (0, 0.0)
+        self._periods = {"log": self.recipe.log_period, "save": self.recipe.checkpoint_every}
+        if self.evaluations:
+            self._periods["evaluate"] = self.recipe.evaluation_period
 
-    def fit(self) -> None:
-        """Take the steps that are left, then save.
+    @property
+    def step(self) -> int:
+        """How many steps have been taken."""
+        return self.engine.step
+
+    def fit(self) -> Trained:
+        """Take the remaining steps.
 
         Raises:
             NonFiniteLossError: a loss was not finite; the last checkpoint stays.
             InterruptedRunError: SIGTERM or SIGINT came; the step was finished and saved.
         """
-        self.network.train()
+        self.engine.network.train()
         self._logged_at = (self.step, self.seconds)
-        epochs_per_step = self.recipe.batch_size / len(self.batches.split)
+        epochs_per_step = self.recipe.batch_size / len(self.engine.batches.split)
         self.reporter.start(self.step, self.recipe.last_step, epochs_per_step)
         with stop_signals.deferred():
             while self.step < self.recipe.last_step:
                 started = time.perf_counter()
                 self.train_one()
-                if self._due():
-                    self._wait()
+                due = self._due()
+                if due:
+                    self.engine.wait()
                 self.seconds += time.perf_counter() - started
                 if self.reporter.wants_figures():
                     self._show()
-                self._after_step()
-                if stop_signals.number is not None:
+                self._do(due)
+                number = any_rank_stops(stop_signals.number)
+                if number is not None:
                     self._save_unless_saved()
-                    raise self.stopped(stop_signals.number)
+                    raise self.stopped(number)
+        return self._trained()
 
     def train_one(self) -> None:
-        """Take the next step, and nothing beside it: no log, no evaluation, no checkpoint."""
-        if self.captured:
-            self._take_captured_step()
-        else:
-            self._take_eager_step()
-        self.step += 1
+        """Take the next step, and nothing else: no log, no evaluation, no checkpoint."""
+        if not self._takes_step():
+            self.engine.take_step()  # an eager one
         self.reporter.advance(self.step)
 
-    def _take_eager_step(self) -> None:
-        rate = learning_rate(self.recipe, self.step, self.warmup_end)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        images, labels = self.batches[self.step]
-        if not self.recipe.channels_last:
-            images = images.contiguous()
-        how = (self.recipe.precision, self.recipe.label_smoothing)
-        loss, logits = train_step(self.forward, self.optimizer, self.guard, (images, labels), self.step, *how)
-        self.window.add(loss, logits, labels)
-        if self._warming_up:
-            self.warmup_window.add(loss, logits, labels)
-
-    def _take_captured_step(self) -> None:
-        if self._device_steps is None:
-            warms_up = [self.warmup_window] if self._warming_up else []
-            self._device_steps = DeviceSteps(
-                self.forward,
-                self.optimizer,
-                self.guard,
-                self.batches,
-                [self.window, *warms_up],
-                self.recipe,
-                STRETCH,
-            )
-        if self._device_steps.needs(self.step):
-            # no further than the next step that is looked at: there a warm-up may end and change the rates
-            steps = range(self.step, min(self.step + STRETCH, self._next_due()))
-            rates = [learning_rate(self.recipe, step, self.warmup_end) for step in steps]
-            self._device_steps.load(self.step, rates)
+    def _takes_step(self) -> bool:
+        """Take the next step unless its capture fails, which is reported and noted."""
         try:
-            self._device_steps.run()
-            return
+            self.engine.take_step()
+            return True
         except CaptureError as error:
             reason = str(error)
-        self.captured, self._device_steps = False, None
         self.reporter.say(f"warning: no CUDA graph, so training is slower ({reason})")
         self.run.note("capture", f"failed: {reason}")
-        self._take_eager_step()
+        return False
 
-    def _wait(self) -> None:
-        """Wait for the device, and make sure that all went as the host believes."""
-        synchronize(self.device)
-        self.guard.check()
-        if self._device_steps is not None:
-            self._device_steps.check(self.step)
+    def _due(self) -> set[str]:
+        """Return what is to be done after the step just taken; for all of it the device is waited for."""
+        step, last = self.step, self.step == self.recipe.last_step
+        due = {name for name, period in self._periods.items() if last or step % period == 0}
+        if self.engine.warming_up and step % self.recipe.schedule.warmup_window == 0:
+            due.add("check warm-up")
+        if stop_signals.number is not None:
+            due.add("stop")
+        return due
 
-    @property
-    def _warming_up(self) -> bool:
-        return bool(self.recipe.schedule.warmup_learning_rate) and self.warmup_end is None
-
-    def _every(self, period: int) -> bool:
-        return self.step % period == 0 or self.step == self.recipe.last_step
-
-    def _due(self) -> bool:
-        """Tell whether the device must be waited for: something will be read, written or evaluated."""
-        return stop_signals.number is not None or any(map(self._every, self._periods()))
-
-    def _periods(self) -> list[int]:
-        recipe = self.recipe
-        periods = [recipe.log_period, recipe.checkpoint_every]
-        periods += [recipe.evaluation_period] if self.evaluations else []
-        return periods + ([recipe.schedule.warmup_window] if self._warming_up else [])
-
-    def _next_due(self) -> int:
-        """Return the first step after this one at which something is due."""
-        return min(self.recipe.last_step, *((self.step // period + 1) * period for period in self._periods()))
-
-    def _after_step(self) -> None:
-        recipe = self.recipe
-        if (
-            self._warming_up
-            and self.step % recipe.schedule.warmup_window == 0
-            and self.warmup_window.read()[1] < recipe.schedule.warmup_error
-        ):
-            self.warmup_end = self.step
-        if self._every(recipe.log_period):
+    def _do(self, due: set[str]) -> None:
+        """Do what is due, except to stop."""
+        if "check warm-up" in due:
+            self.engine.check_warmup()
+        if "log" in due:
             self._log()
-        if self._every(recipe.evaluation_period):
+        if "evaluate" in due:
             self._evaluate()
-        if self._every(recipe.checkpoint_every):
-            self._save("last")
+        if "save" in due:
+            self.save()
 
     def _save_unless_saved(self) -> None:
         if self.saved != self.step:
-            self._wait()
-            self._save("last")
+            self.engine.wait()
+            self.save()
 
     def stopped(self, number: int) -> InterruptedRunError:
-        """Say, of a run that a signal stopped, what is saved and how it goes on."""
+        """Say, of a run that a signal stopped, what is saved and how to resume it."""
         if self.saved is None:
             saved = "no step of it is saved"
         else:
             saved = "saved" if self.saved == self.step else f"saved up to step {self.saved}"
-        hint = f"'residual train --resume {self.run.path}' goes on"
-        return InterruptedRunError(f"stopped at step {self.step}: {saved}; {hint}", number)
+        return InterruptedRunError(f"stopped at step {self.step}: {saved}; {self.run.how_to_resume}", number)
+
+    def _trained(self) -> Trained:
+        path = find_checkpoint(self.run.checkpoints, "best")
+        return Trained(
+            network=self.engine.network,
+            steps=self.step,
+            seconds=self.seconds,
+            cpu=self.meter.read(),
+            training_error=self.training_error,
+            warmup_end=self.engine.schedule.warmup_end,
+            best=self.best,
+            best_checkpoint=path,
+        )
 
     def _show(self) -> None:
-        """Show the window so far, which has a step at least unless it was logged just now."""
+        """Show the window so far, unless it has no step because it was logged just now."""
         step, seconds = self._logged_at
         if self.step > step:
             speed = self.recipe.batch_size * (self.step - step) / (self.seconds - seconds)
-            self.reporter.show(self.step, *self.window.peek(), self._rate(), speed)
-
-    def _rate(self) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
+            self.reporter.show(self.step, *self.engine.window.peek(), self.engine.last_learning_rate, speed)
 
     def _log(self) -> None:
-        loss, error = self.window.read()
+        loss, error = self.engine.window.read()
         self.training_error = error
         step, seconds = self._logged_at
         self._logged_at = (self.step, self.seconds)
         per_step = (self.seconds - seconds) / max(self.step - step, 1)
         images_per_second = self.recipe.batch_size / per_step
-        rate = self._rate()
+        rate = self.engine.last_learning_rate
         self.run.log(
             {
                 "step": self.step,
@@ -239,14 +208,16 @@ class Trainer:
             self.reporter.evaluated(self.step, kind, found.error)
             if kind == "validation" and (self.best is None or found.error < self.best["error"]):
                 self.best = {"step": self.step, "error": found.error}
-                self._save("best")
+                self.save("best")
 
-    def _save(self, kind: str) -> None:
-        finite = torch.stack([torch.isfinite(p).all() for p in self.network.parameters()])
-        if not bool(finite.all()):  # one question to the device
-            raise NonFiniteLossError(
-                f"the weights of step {self.step} are not finite: not saved, training stopped"
-            )
+    def save(self, kind: str = "last") -> None:
+        """Save a checkpoint.
+
+        Raises:
+            NonFiniteLossError: the weights are not finite, and are not saved.
+            CheckpointError: it cannot be written.
+        """
+        self.engine.check_weights_are_finite()
         keep = self.recipe.keep_checkpoints if kind == "last" else 1
         save_checkpoint(self.run.checkpoints, kind, self.step, self.state(), keep)
         if kind == "last":
@@ -255,13 +226,8 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Return all that a resume needs; what is random follows from the seed and the step."""
         return {
+            **self.engine.state(),
             "recipe": self.recipe.as_dict(),
-            "step": self.step,
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "window": self.window.sums,
-            "warmup_window": self.warmup_window.sums,
-            "warmup_end": self.warmup_end,
             "training_error": self.training_error,
             "best": self.best,
             "seconds": self.seconds,
@@ -272,17 +238,18 @@ class Trainer:
         """Go back to the run's newest checkpoint that can be read, or to step 0 if there is none.
 
         Returns:
-            A line for each thing that the user should know of: damaged or missing checkpoints.
+            A line for each thing that the user should know of: corrupted or missing checkpoints.
 
         Raises:
-            CheckpointError: every checkpoint is truncated or corrupted, or the newest that can be read is of
-                another network.
+            CheckpointError: every checkpoint is truncated or corrupted, or the newest that can be read does
+                not fit the network or the optimizer.
             RunError: the recipe is not the one that the checkpoint was trained with.
         """
         folder = self.run.checkpoints
         path, state, faults = load_newest(folder)
         notes = [f"warning: {fault}; going back to {path}" for fault in faults]
         if path is not None:
+            check_keys(state, KINDS, str(path))
             changed = differences(from_dict(state["recipe"]), self.recipe)
             if changed:
                 raise RunError(f"{self.run.path} was begun with another recipe: {'; '.join(changed)}")
@@ -294,23 +261,21 @@ class Trainer:
         return notes + self._check_best()
 
     def _check_best(self) -> list[str]:
-        """Choose the best anew if its weights are gone, so that no figure is paired with others."""
+        """Choose the best anew if its weights are gone, so that its figures always belong to its weights."""
         path = find_checkpoint(self.run.checkpoints, "best")
         if self.best is None or (path is not None and step_of(path) == self.best["step"]):
             return []
         step, self.best = self.best["step"], None
         return [f"the best checkpoint, of step {step}, is gone: the best is chosen among the steps to come"]
 
-    def _restore(self, state: dict[str, Any], source: str) -> None:
-        check_weights(self.network, state["network"], source)
-        self.network.load_state_dict(state["network"])
+    def _restore(self, state: Mapping[str, Any], source: str) -> None:
+        self.engine.restore(state, source)
+        best = state["best"]
+        if best is not None:
+            check_keys(best, {"step": int, "error": (int, float)}, source)
         try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except ValueError as error:
-            raise CheckpointError(f"{source} holds another optimiser: {error}") from error
-        self.window.sums.copy_(state["window"])
-        self.warmup_window.sums.copy_(state["warmup_window"])
-        for name in ("step", "warmup_end", "training_error", "best", "seconds"):
-            setattr(self, name, state[name])
-        self.meter.total = CpuTime(**state.get("cpu_time", {}))  # earlier checkpoints have none
+            self.meter.total = CpuTime(**state.get("cpu_time", {}))  # the earliest checkpoints have none
+        except TypeError as error:
+            raise CheckpointError(f"{source} does not fit: its 'cpu_time': {error}") from error
+        self.best, self.training_error, self.seconds = best, state["training_error"], state["seconds"]
         self.saved = self.step

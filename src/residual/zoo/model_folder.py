@@ -19,6 +19,7 @@ from ..models.build import build_model
 from ..models.names import MAX_CLASSES
 from ..models.resnet import ResNet
 from ..runtime.files import found, read_bounded, write_atomically, write_text
+from .own_network import refuse_own_network
 
 COUNTER = "num_batches_tracked"  # how long BN was trained: no weight, and no inference reads it
 MAX_CONFIG = 2**22  # bytes; a mean of 224 x 224 pixels takes half of it
@@ -151,6 +152,7 @@ def load_model(folder: str | Path) -> ResNet:
         folder = folder / "model"
     if not found((folder / "config.json").is_file):
         raise UsageError(f"{folder.parent} is no run folder and no model folder: it has no config.json")
+    refuse_own_network(folder)
     config, network, digest = _read_config(folder / "config.json")
     path = folder / "model.safetensors"
     try:
@@ -179,8 +181,8 @@ def check_weights(network: nn.Module, state: Mapping[str, Tensor], source: str) 
     """Compare every key, shape and type of weights with a network's.
 
     Raises:
-        CheckpointError: keys are missing or unexpected, shapes differ, or values are not floating
-            point; the first of each are shown.
+        CheckpointError: keys are missing or unexpected, shapes differ, or whole numbers stand where
+            floating point is expected; the first of each are shown.
     """
     wanted = {name: value for name, value in network.state_dict().items() if not name.endswith(COUNTER)}
     given = {name: value for name, value in state.items() if not name.endswith(COUNTER)}
@@ -193,7 +195,11 @@ def check_weights(network: nn.Module, state: Mapping[str, Tensor], source: str) 
         "missing": sorted(wanted.keys() - given.keys()),
         "unexpected": sorted(given.keys() - wanted.keys()),
         "of another shape": sorted(shapes),
-        "of another type": sorted(name for name, value in given.items() if not value.is_floating_point()),
+        "of another type": sorted(
+            name
+            for name, value in given.items()
+            if not value.is_floating_point() and (name not in wanted or wanted[name].is_floating_point())
+        ),
     }
     if any(problems.values()):
         found = "; ".join(f"{kind}: {_some(names)}" for kind, names in problems.items() if names)

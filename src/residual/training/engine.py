@@ -1,0 +1,186 @@
+"""The engine of training: one step, eager or by a CUDA graph, and all the state that a step changes.
+
+It knows no run folder, logs nothing and decides nothing but the learning rate; the loop is in `trainer.py`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..data.loader import TrainBatches
+from ..errors import CheckpointError, NonFiniteLossError
+from ..recipes.schema import Recipe
+from ..runtime.device import synchronize
+from ..zoo.model_folder import check_weights
+from .checkpoint import check_keys
+from .cuda_graph import CaptureError, DeviceSteps, can_capture
+from .guard import Guard
+from .metrics import Window
+from .optim import make_optimizer
+from .schedule import ScheduleState, after_warmup_window, learning_rate, warming_up
+from .step import train_step
+
+STRETCH = 500  # steps whose batches and learning rates are put on the device at a time
+KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "step": int,
+    **dict.fromkeys(("network", "optimizer", "schedule"), dict),
+    **dict.fromkeys(("window", "warmup_window"), Tensor),
+}
+
+
+class Engine:
+    """A network in training, its optimizer, metrics and learning-rate schedule.
+
+    Args:
+        recipe: how a step is taken; its precision is resolved.
+        network: maps images [B, 3, H, W] to logits [B, classes]; on the device already.
+        batches: gives the batch of each step.
+    """
+
+    def __init__(self, recipe: Recipe, network: nn.Module, batches: TrainBatches) -> None:
+        self.recipe, self.network, self.batches = recipe, network, batches
+        self.device = batches.device
+        self.optimizer = make_optimizer(network, recipe.optimizer)
+        self.guard = Guard(self.optimizer, self.device)
+        self.window = Window(self.device)  # since the last log
+        self.warmup_window = Window(self.device)  # since the warm-up was last checked
+        self.schedule = ScheduleState()
+        self.step = 0
+        self.captured = recipe.capture and can_capture(self.device)
+        self._forward = cast(nn.Module, torch.compile(network)) if recipe.compile else network
+        self._device_steps: DeviceSteps | None = None
+        self._loaded_schedule = self.schedule  # of which the tables on the device hold the rates
+
+    def take_step(self) -> None:
+        """Take the next step. On CUDA this may return before the device has computed it; see `wait`.
+
+        Raises:
+            CaptureError: the CUDA graph failed. The step was not taken; later calls take eager steps.
+            NonFiniteLossError: the loss was not finite; on CUDA, `wait` raises it.
+        """
+        if self.captured:
+            self._take_captured_step()
+        else:
+            self._take_eager_step()
+        self.step += 1
+
+    def _take_eager_step(self) -> None:
+        rate = learning_rate(self.recipe, self.step, self.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        images, labels = self.batches[self.step]
+        self._compute(images, labels, self.step)
+
+    def _take_captured_step(self) -> None:
+        if self._device_steps is None:
+            self._device_steps = DeviceSteps(self.optimizer, self.batches, self._changing(), STRETCH)
+        if self._device_steps.needs(self.step) or self._loaded_schedule != self.schedule:
+            last = min(self.step + STRETCH, self.recipe.last_step)
+            rates = [learning_rate(self.recipe, step, self.schedule) for step in range(self.step, last)]
+            self._device_steps.load(self.step, rates)
+            self._loaded_schedule = self.schedule
+        try:
+            self._device_steps.run(self._compute)
+        except CaptureError:
+            self.captured, self._device_steps = False, None
+            raise
+
+    def _compute(self, images: Tensor, labels: Tensor, step: int | Tensor) -> None:
+        """Update the weights and the metrics with a batch; nothing here waits for a CUDA device."""
+        if not self.recipe.channels_last:
+            images = images.contiguous()
+        how = (self.recipe.precision, self.recipe.label_smoothing)
+        loss, logits = train_step(self._forward, self.optimizer, self.guard, (images, labels), step, *how)
+        self.window.add(loss, logits, labels)
+        if self.warming_up:
+            self.warmup_window.add(loss, logits, labels)
+
+    def _changing(self) -> list[Tensor]:
+        """Return the tensors that a step changes, except the optimizer's."""
+        return [
+            *self.network.parameters(),
+            *self.network.buffers(),
+            *(self.window.sums, self.warmup_window.sums, self.guard.found, self.guard.first),
+        ]
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether the warm-up of the learning rate lasts."""
+        return warming_up(self.recipe, self.schedule)
+
+    @property
+    def last_learning_rate(self) -> float:
+        """The learning rate of the last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def check_warmup(self) -> None:
+        """End the warm-up if the training error since the last check is low enough."""
+        _, error = self.warmup_window.read()
+        self.schedule = after_warmup_window(self.recipe, self.schedule, self.step, error)
+
+    def wait(self) -> None:
+        """Wait until the device has taken all steps.
+
+        Raises:
+            NonFiniteLossError: a loss was not finite.
+        """
+        synchronize(self.device)
+        self.guard.check()
+        if self._device_steps is not None:
+            self._device_steps.check(self.step)
+
+    def check_weights_are_finite(self) -> None:
+        """Check the weights, reading one value from the device.
+
+        Raises:
+            NonFiniteLossError: a weight is not finite.
+        """
+        finite = torch.stack([torch.isfinite(p).all() for p in self.network.parameters()])
+        if not bool(finite.all()):
+            raise NonFiniteLossError(
+                f"the weights of step {self.step} are not finite: not saved, training stopped"
+            )
+
+    def state(self) -> dict[str, Any]:
+        """Return all that `restore` needs; batches follow from the recipe's seed and the step."""
+        return {
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "window": self.window.sums,
+            "warmup_window": self.warmup_window.sums,
+            "schedule": self.schedule.as_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any], source: str) -> None:
+        """Return to a state; `source` says in messages where it is from.
+
+        Raises:
+            CheckpointError: it is of another network or optimizer, or not what `state` gave.
+        """
+        check_keys(state, KINDS, source)
+        for name, window in (("window", self.window), ("warmup_window", self.warmup_window)):
+            if state[name].shape != window.sums.shape:
+                shape, expected = list(state[name].shape), list(window.sums.shape)
+                raise CheckpointError(f"{source} does not fit: {name} has the shape {shape}, not {expected}")
+            window.sums.copy_(state[name])
+        try:
+            check_weights(self.network, state["network"], source)
+            self.network.load_state_dict(state["network"])
+            self.schedule = ScheduleState.from_dict(state["schedule"])
+        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{source} does not fit: {str(error).splitlines()[0]}") from error
+        self._restore_optimizer(state["optimizer"], source)
+        self.step = state["step"]
+
+    def _restore_optimizer(self, state: dict[str, Any], source: str) -> None:
+        try:
+            self.optimizer.load_state_dict(state)
+            for parameter, values in self.optimizer.state.items():
+                momentum = values.get("momentum_buffer")
+                if momentum is not None and momentum.shape != parameter.shape:
+                    raise ValueError(f"a momentum has the shape {list(momentum.shape)}")
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{source} holds another optimizer: {error}") from error

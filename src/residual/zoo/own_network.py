@@ -1,0 +1,83 @@
+"""The model folder of a network of the caller's own, which only its own code can build."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import save
+from torch import nn
+
+from ..errors import UsageError
+from ..runtime.files import read_bounded, write_atomically, write_text
+
+if TYPE_CHECKING:
+    from .model_folder import ModelConfig
+
+MAX_CONFIG = 2**22  # bytes
+MARK = "own_network"  # the key in config.json that tells such a folder from others
+
+
+def class_path(network: nn.Module) -> str:
+    """Return where a network's class is defined, for example `torch.nn.modules.container.Sequential`."""
+    return f"{type(network).__module__}.{type(network).__qualname__}"
+
+
+def save_own_network(
+    folder: Path, network: nn.Module, config: "ModelConfig", facts: Mapping[str, Any]
+) -> str:
+    """Write a model folder that holds the network's whole `state_dict` under its own names and types.
+
+    Returns:
+        The SHA-256 of `model.safetensors`.
+    """
+    folder.mkdir(exist_ok=True)
+    # copies, since tied weights share memory, which safetensors refuses
+    state = {name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()}
+    weights = save(state, metadata={"format": "pt"})
+    write_atomically(folder / "model.safetensors", lambda file: file.write(weights))
+    digest = hashlib.sha256(weights).hexdigest()
+    values = {MARK: config.network, **config.as_dict(), "weights_sha256": digest}
+    write_text(folder / "config.json", json.dumps(values) + "\n")
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    write_text(folder / "README.md", _CARD.format(config=config, rows=rows))
+    return digest
+
+
+def refuse_own_network(folder: Path) -> None:
+    """Refuse to load a model folder that `save_own_network` wrote; any other is left to its reader.
+
+    Raises:
+        UsageError: it is one; the message says how to load it.
+    """
+    try:
+        values = json.loads(read_bounded(folder / "config.json", MAX_CONFIG))
+        name = values[MARK] if isinstance(values, dict) else None
+    except (OSError, ValueError, KeyError, RecursionError):
+        return
+    if name is not None:
+        raise UsageError(
+            f"{folder} holds a network of your own, '{name!s:.200}', which residual cannot build: create it "
+            "and call its load_state_dict(safetensors.torch.load_file('model.safetensors'))"
+        )
+
+
+_CARD = """---
+pipeline_tag: image-classification
+---
+# {config.network}
+
+A network that is not part of the package `residual`, trained with it on {config.data}, on images of
+{config.input_size[1]}x{config.input_size[2]} pixels. Recipe: {config.recipe}.
+
+| | |
+|---|---|
+{rows}
+
+Create the network with its own code, then load the weights:
+
+    network.load_state_dict(safetensors.torch.load_file("model.safetensors"))
+
+`config.json` holds the class names and the normalization of the images.
+"""
