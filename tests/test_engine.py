@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from residual.data.batches import TrainBatches
+from residual.data.loader import TrainBatches
 
 import residual
 from residual import get_recipe
