@@ -577,7 +577,7 @@ def test_a_file_that_is_cut(refused, here, form):
     sizes = [0, 1, 2, 9, 15, 40, 100, 1_000, 3_000, len(content) // 2, len(content) - 100, len(content) - 1]
     for size in sizes:
         path.write_bytes(content[:size])
-        refused(4, import_of(path.name, *MEAN, *STD), path.name, "cut or altered")
+        refused(4, import_of(path.name, *MEAN, *STD), path.name, "truncated or corrupted")
 
 
 @pytest.mark.parametrize(
@@ -643,7 +643,7 @@ def test_a_real_checkpoint_that_is_cut(refused, akamaster, here):
     content = (akamaster / "resnet20-12fca82f.th").read_bytes()
     for size in (0, 3, 50, 500, 5_000, 9_999, 50_000, len(content) - 10_000, len(content) - 1):
         (here / "cut.th").write_bytes(content[:size])
-        refused(4, import_of("cut.th", model="resnet20"), "cut.th is cut or altered")
+        refused(4, import_of("cut.th", model="resnet20"), "cut.th is truncated or corrupted")
 
 
 @pytest.mark.parametrize("options", [(), MEAN, STD])
