@@ -586,7 +586,7 @@ def test_a_file_that_is_cut(refused, here, form):
     sizes = [0, 1, 2, 9, 15, 40, 100, 1_000, 3_000, len(content) // 2, len(content) - 100, len(content) - 1]
     for size in sizes:
         path.write_bytes(content[:size])
-        refused(4, import_of(path.name, *MEAN, *STD), path.name, "cut or altered")
+        refused(4, import_of(path.name, *MEAN, *STD), path.name, "truncated or corrupted")
 
 
 @pytest.mark.parametrize(

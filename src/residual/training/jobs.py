@@ -33,6 +33,8 @@ from ..runtime.progress import Reporter
 from ..runtime.signals import Interrupted, stop_signals
 from .experiment import resume, train
 
+SAVED = "stopped; the runs in progress are saved, and the same command resumes them"
+NOT_SAVED = "stopped at once; the same command resumes from the last checkpoints"
 STOPPED = 128 + signal.SIGTERM  # the exit code of a run that was asked to stop
 
 
@@ -81,9 +83,8 @@ def run_jobs(
         InterruptedRunError: SIGTERM or SIGINT came; every run in progress was saved.
     """
     context = torch.multiprocessing.get_context("spawn")
-    datasets = {job.recipe.data: load_dataset(job.recipe.data, data_dir) for job in jobs}
-    shared = {name: _SharedDataset.of(dataset, context) for name, dataset in datasets.items()}
-    del datasets
+    names = {job.recipe.data for job in jobs}
+    shared = {name: _SharedDataset.of(load_dataset(name, data_dir), context) for name in sorted(names)}
     where = (data_dir, device, max(1, torch.get_num_threads() // at_once), quiet)
     waiting, working, codes = list(jobs), dict[int, _Worker](), dict[Path, int]()
     with stop_signals.handled(), stop_signals.deferred():
@@ -98,18 +99,15 @@ def run_jobs(
                 if stopping:
                     for worker in working.values():
                         worker.lifeline.close()
-                for sentinel in wait(list(working), timeout=0.5):
-                    worker = working.pop(cast(int, sentinel))
+                for worker in _ended(working):
                     codes[worker.job.output] = worker.end()
                     finished(worker.job, codes[worker.job.output])
             if stop_signals.number is not None:
-                message = "stopped; the runs in progress are saved, and the same command resumes them"
-                raise InterruptedRunError(message, stop_signals.number)
+                raise InterruptedRunError(SAVED, stop_signals.number)
         except Interrupted as error:  # a second signal
             for worker in working.values():
                 worker.process.kill()
-            message = "stopped at once; the same command resumes from the last checkpoints"
-            raise InterruptedRunError(message, error.number) from None
+            raise InterruptedRunError(NOT_SAVED, error.number) from None
         finally:
             for worker in working.values():
                 worker.lifeline.close()
@@ -130,6 +128,11 @@ class _Worker:
         self.lifeline.close()
         code = self.process.exitcode or 0
         return code if code >= 0 else 128 - code
+
+
+def _ended(working: dict[int, _Worker]) -> list[_Worker]:
+    """Wait a moment for runs to end, and take those that did out of the ones in progress."""
+    return [working.pop(cast(int, sentinel)) for sentinel in wait(list(working), timeout=0.5)]
 
 
 def _start(context: SpawnContext, job: Job, *arguments: Any) -> _Worker:
