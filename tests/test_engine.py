@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 import torch
-from residual.data.loader import TrainBatches
 
 import residual
 from residual import get_recipe
 from residual.data.load import load_dataset
+from residual.data.loader import TrainBatches
 from residual.data.normalization import Normalization
 from residual.errors import CheckpointError, RunError
 from residual.training import engine as engine_module
