@@ -18,6 +18,28 @@ if TYPE_CHECKING:
     from ..training.experiment import Result
 
 DEFAULT_RECIPES = {"cifar10": "paper", "cifar100": "paper", "digits": "demo"}
+Data = Annotated[str | None, typer.Option(help=f"{', '.join(DATASETS)}; by default the recipe's.")]
+RecipeName = Annotated[
+    str | None, typer.Option(help=f"{', '.join(RECIPES)}, or a file; by default the data set's.")
+]
+Shortcut = Annotated[str | None, typer.Option(help="A, B or C (section 3.3); by default A.")]
+Iterations = Annotated[int | None, typer.Option(help="Scale the schedule to this many steps.")]
+Epochs = Annotated[float | None, typer.Option(help="Scale the schedule to this many passes over the images.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images per step; the learning rate is left as it is.")]
+Rate = Annotated[float | None, typer.Option(help="Peak learning rate, the recipe's optimizer.learning_rate.")]
+Precision = Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")]
+Seed = Annotated[int | None, typer.Option(help="Determines weights, order, crops and flips.")]
+Validation = Annotated[
+    int | None,
+    typer.Option("--validation", "--holdout", help="Use this many training images for validation."),
+]
+Curve = Annotated[str | None, typer.Option(help="'test' draws the test error too, as Figure 6 does.")]
+Seeds = Annotated[
+    int | None, typer.Option(min=1, help="Train with seeds 0 to N-1, each in a folder in --output.")
+]
+Jobs = Annotated[int | None, typer.Option(min=1, help="With --seeds: this many runs at once.")]
+Resume = Annotated[Path | None, typer.Option(help="Resume this run, as if it had never stopped.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show warnings and notes of the libraries as well.")]
 
 
 def add_to(program: typer.Typer) -> None:
@@ -27,42 +49,25 @@ def add_to(program: typer.Typer) -> None:
 
 def train(
     model: Annotated[str | None, typer.Argument(help="The network, for example resnet20.")] = None,
-    data: Annotated[str | None, typer.Option(help=f"{', '.join(DATASETS)}; by default the recipe's.")] = None,
+    data: Data = None,
     data_dir: DataDir = None,
-    recipe: Annotated[
-        str | None, typer.Option(help=f"{', '.join(RECIPES)}, or a file; by default the data set's.")
-    ] = None,
-    shortcut: Annotated[str | None, typer.Option(help="A, B or C (section 3.3); by default A.")] = None,
-    iterations: Annotated[int | None, typer.Option(help="Scale the schedule to this many steps.")] = None,
-    epochs: Annotated[
-        float | None, typer.Option(help="Scale the schedule to this many passes over the images.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images a step; the learning rate is left as it is.")
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate, the recipe's optimizer.learning_rate.")
-    ] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides weights, order, crops and flips.")] = None,
-    validation: Annotated[
-        int | None,
-        typer.Option("--validation", "--holdout", help="Keep this many training images for validation."),
-    ] = None,
-    curve: Annotated[
-        str | None, typer.Option(help="'test' draws the test error too, as Figure 6 does.")
-    ] = None,
+    recipe: RecipeName = None,
+    shortcut: Shortcut = None,
+    iterations: Iterations = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Rate = None,
+    precision: Precision = None,
+    seed: Seed = None,
+    validation: Validation = None,
+    curve: Curve = None,
     device: Device = None,
     output: Annotated[Path | None, typer.Option(help="The run folder to make.")] = None,
     override: Override = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="Train with seeds 0 to N-1, each in a folder in --output.")
-    ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="With --seeds: so many runs at once.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Resume this run, as if it had never stopped.")] = None,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show the warnings and notes of the libraries too.")
-    ] = False,
+    seeds: Seeds = None,
+    jobs: Jobs = None,
+    resume: Resume = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Train a network, or resume a run."""
