@@ -207,24 +207,22 @@ def test_a_newer_format_is_refused_with_what_to_do(folder, cli, more):
     assert "altered" not in err
 
 
-def test_int8_calibration_evaluation_and_training_preprocess_alike(tmp_path, monkeypatch):
+@pytest.mark.parametrize("int8", [False, True])
+def test_training_evaluation_and_calibration_preprocess_alike(tmp_path, monkeypatch, int8):
+    if int8:
+        for name in ("onnx", "onnxruntime", "onnxscript"):
+            pytest.importorskip(name)
     seen = []
     real = Preprocessing.apply
-    monkeypatch.setattr(Preprocessing, "apply", lambda self, x: seen.append(self.as_dict()) or real(self, x))
+    monkeypatch.setattr(
+        Preprocessing, "apply", lambda self, x: seen.append((len(x), self.as_dict())) or real(self, x)
+    )
+    monkeypatch.setattr("residual.evaluation.evaluate.CALIBRATION_IMAGES", 61)
     recipe = residual.get_recipe("demo", "resnet8").replace({"iterations": 2, "batch_size": 16})
     run = residual.train(recipe, output=tmp_path / "run", quiet=True)
+    assert [count for count, _ in seen[:2]] == [16, 16]
     trained = len(seen)
-    residual.evaluate(run.path, quiet=True)
-    if _has_int8():
-        monkeypatch.setattr("residual.evaluation.evaluate.CALIBRATION_IMAGES", 64)
-        before = len(seen)
-        residual.evaluate(run.path, int8=True, quiet=True)
-        assert len(seen) > before
-    assert 0 < trained < len(seen)
-    assert all(values == seen[0] for values in seen)
-
-
-def _has_int8() -> bool:
-    from importlib.util import find_spec
-
-    return all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
+    residual.evaluate(run.path, int8=int8, quiet=True)
+    evaluated = [count for count, _ in seen[trained:]]
+    assert sum(evaluated) == 360 + (61 if int8 else 0)
+    assert all(values == seen[0][1] for _, values in seen)
