@@ -403,7 +403,7 @@ def test_a_data_folder_whose_name_is_too_long(refused):
 
 
 def test_plotting_what_cannot_be_plotted(refused, here, finished, unfinished):
-    refused(2, ["plot", finished, "run"], "say where with --output")
+    refused(2, ["plot", finished, "run"], "need --output FILE.png")
     refused(5, ["plot", finished, "--output", "missing/curves.png"], "cannot write missing/curves.png")
     (unfinished / "metrics.jsonl").unlink()
     refused(5, ["plot", "run"], "run has no metrics yet")
@@ -416,7 +416,7 @@ def test_values_that_do_not_go_together(refused):
 @pytest.mark.parametrize(
     ("option", "value", "word"),
     [
-        ("--recipe", "demo", "take paper, fast, best"),
+        ("--recipe", "demo", "choose paper, fast, best"),
         ("--jobs", "0", "--jobs"),
         ("--jobs", "-1", "--jobs"),
         ("--seeds", "0", "--seeds"),
@@ -582,7 +582,7 @@ def test_a_file_that_is_cut(refused, here, form):
     sizes = [0, 1, 2, 9, 15, 40, 100, 1_000, 3_000, len(content) // 2, len(content) - 100, len(content) - 1]
     for size in sizes:
         path.write_bytes(content[:size])
-        refused(4, import_of(path.name, *MEAN, *STD), path.name, "cut or altered")
+        refused(4, import_of(path.name, *MEAN, *STD), path.name, "truncated or corrupted")
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from residual.errors import CheckpointError, UsageError
 from residual.models.names import MAX_CLASSES, parse_name
 from residual.recipes import schema as recipe
 from residual.recipes.schema import load_recipe
+from residual.runtime import unpickle
 from residual.runtime.files import read_bounded
 from residual.training import checkpoint
 from residual.training.checkpoint import load_checkpoint, load_pickle, save_checkpoint
@@ -279,5 +280,5 @@ def test_containers_that_hold_themselves_end():
     for _ in range(5000):
         deep = [deep]
     inner.append(inner)
-    found = list(checkpoint._tensors({"a": inner, "b": deep, "c": (inner,) * 1000}))
+    found = list(unpickle._tensors({"a": inner, "b": deep, "c": (inner,) * 1000}))
     assert len(found) == 1
