@@ -434,7 +434,7 @@ def test_reproducing_what_cannot_be(refused, option, value, word):
 
 def test_a_folder_that_is_no_model(refused, here):
     (here / "empty").mkdir()
-    refused(2, ["evaluate", "empty"], "empty is no run folder and no model folder")
+    refused(2, ["evaluate", "empty"], "empty is neither a run folder nor a model folder")
     refused(
         2,
         ["evaluate", "missing"],
@@ -442,7 +442,7 @@ def test_a_folder_that_is_no_model(refused, here):
         "pretrained models: resnet20",
     )
     (here / "file").write_text("")
-    refused(2, ["evaluate", "file"], "file is no run folder and no model folder")
+    refused(2, ["evaluate", "file"], "file is neither a run folder nor a model folder")
 
 
 def test_a_run_that_is_not_finished(refused, unfinished):
@@ -470,7 +470,7 @@ def test_data_of_another_number_of_classes(refused, model, fake_cifar100, here):
 def test_weights_that_are_cut(refused, model, part):
     path = model / "model.safetensors"
     path.write_bytes(path.read_bytes()[:part])
-    refused(4, ["evaluate", model], path, "cut or altered")
+    refused(4, ["evaluate", model], path, "truncated or corrupted")
 
 
 def test_weights_that_are_missing(refused, model):
@@ -497,7 +497,7 @@ def test_weights_of_another_network(refused, model):
 @pytest.mark.parametrize("text", ["", "{", "[]", "5", "{}", "\xff", '{"network": "resnet8"}'])
 def test_a_config_that_is_cut(refused, model, text):
     (model / "config.json").write_text(text, encoding="latin-1")
-    refused(4, ["evaluate", model], model / "config.json", "cut or altered")
+    refused(4, ["evaluate", model], model / "config.json", "truncated or corrupted")
 
 
 @pytest.mark.parametrize(

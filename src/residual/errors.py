@@ -14,13 +14,13 @@ class UsageError(ResidualError):
 
 
 class DataError(ResidualError):
-    """A data set that is missing, cut or altered."""
+    """A data set that is missing, truncated or corrupted."""
 
     exit_code = 3
 
 
 class CheckpointError(ResidualError):
-    """A checkpoint or model folder that is cut, altered, unsafe or of another network."""
+    """A checkpoint or model folder that is truncated, corrupted, unsafe or of another network."""
 
     exit_code = 4
 

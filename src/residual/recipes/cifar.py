@@ -1,4 +1,4 @@
-"""Recipes for small pictures: `paper` (section 4.2), `fast` and `best` (this project's), `demo` (digits).
+"""Recipes for small images: `paper` (section 4.2), `fast` and `best` (this project's), `demo` (digits).
 
 residual train resnet20 --data-dir DATA               8.75 % test error in the paper's Table 6
 residual train resnet20 --data digits                 under 2 % test error
@@ -38,7 +38,7 @@ def fast(network: str) -> Recipe:
 
 
 def best(network: str) -> Recipe:
-    """200 epochs of what `fast` does in 27, with the paper's crops; meant to reach less (`docs/log.md`)."""
+    """200 epochs of what `fast` does in 27, with the paper's crops; aims for a lower error (`docs/log.md`)."""
     longer = {"name": "best", "iterations": 39_063, "augment.padding": 4}
     return fast(network).replace(longer)
 

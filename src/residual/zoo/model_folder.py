@@ -147,11 +147,11 @@ def load_model(folder: str | Path) -> ResNet:
     if not found((folder / "config.json").is_file):
         if found((folder / "recipe.json").is_file) and not found((folder / "model" / "config.json").is_file):
             raise UsageError(
-                f"the run {folder} is not finished: 'residual train --resume {folder}' goes on with it"
+                f"the run {folder} is not finished: 'residual train --resume {folder}' resumes it"
             )
         folder = folder / "model"
     if not found((folder / "config.json").is_file):
-        raise UsageError(f"{folder.parent} is no run folder and no model folder: it has no config.json")
+        raise UsageError(f"{folder.parent} is neither a run folder nor a model folder: it has no config.json")
     refuse_own_network(folder)
     config, network, digest = _read_config(folder / "config.json")
     path = folder / "model.safetensors"
@@ -159,7 +159,7 @@ def load_model(folder: str | Path) -> ResNet:
         content = read_bounded(path, _expected_size(network))
         state = load(content)
     except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is missing, cut or altered: {error}") from error
+        raise CheckpointError(f"{path} is missing, truncated or corrupted: {error}") from error
     load_weights(network, state, str(path))
     if digest is not None and hashlib.sha256(content).hexdigest() != digest:
         raise CheckpointError(f"{path} is altered: its SHA-256 is not the one in config.json")
@@ -221,7 +221,7 @@ def _read_config(path: Path) -> tuple[ModelConfig, ResNet, str | None]:
     except CheckpointError as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RuntimeError, UsageError) as error:
-        raise CheckpointError(f"{path} is cut or altered: {type(error).__name__}: {error}") from error
+        raise CheckpointError(f"{path} is truncated or corrupted: {type(error).__name__}: {error}") from error
 
 
 def _check_config(config: ModelConfig, class_names: Any) -> None:
@@ -263,7 +263,7 @@ datasets: [{config.data}]
 ---
 # {config.network}
 
-A network of "Deep Residual Learning for Image Recognition" (He et al., 2015) for pictures of
+A network of "Deep Residual Learning for Image Recognition" (He et al., 2015) for images of
 {config.input_size[1]}x{config.input_size[2]} pixels. Shortcuts: {shortcuts}.
 Trained on: {config.data}. Recipe: {config.recipe}.
 
