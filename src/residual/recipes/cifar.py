@@ -38,7 +38,7 @@ def fast(network: str) -> Recipe:
 
 
 def best(network: str) -> Recipe:
-    """200 epochs of what `fast` does in 27, with the paper's crops; aims for a lower error (`docs/log.md`)."""
+    """200 epochs of what `fast` does in 27, with the paper's crops; aims for a lower error."""
     longer = {"name": "best", "iterations": 39_063, "augment.padding": 4}
     return fast(network).replace(longer)
 
