@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import sys
-from types import ModuleType
 
 import pytest
 import torch
@@ -176,9 +174,8 @@ def kitchen(classes=3):
 def converted(monkeypatch):
     """Put a stand-in in the place of `as_dataset`; give the arguments that it is called with."""
     calls = []
-    module = ModuleType("residual.data.convert")
-    module.as_dataset = lambda train, test=None: calls.append((train, test)) or kitchen()
-    monkeypatch.setitem(sys.modules, "residual.data.convert", module)
+    stand_in = lambda train, test=None: calls.append((train, test)) or kitchen()  # noqa: E731
+    monkeypatch.setattr("residual.training.experiment.as_dataset", stand_in)
     return calls
 
 
@@ -201,3 +198,13 @@ def test_a_dataset_of_ours_is_used_as_it_is(tmp_path, converted):
     for dataset in (kitchen(), None):
         with pytest.raises(UsageError, match=r"test= goes with a dataset="):
             residual.train(recipe(), dataset=dataset, test=[1], output=tmp_path / "other")
+
+
+def test_torchs_own_kind_of_dataset_is_trained_and_resumed(tmp_path):
+    images = kitchen().train.images.permute(0, 3, 1, 2)
+    pairs = torch.utils.data.TensorDataset(images, torch.arange(40) % 3)
+    result = residual.train(recipe(), dataset=pairs, test=pairs, output=tmp_path / "run")
+    (tmp_path / "run/result.json").unlink()
+    again = residual.resume(tmp_path / "run", dataset=pairs, test=pairs)
+    assert again.figures["model_sha256"] == result.figures["model_sha256"]
+    assert again.figures["images"] == 40

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from ..data.cifar import RELEASES, find
+from ..data.convert import as_dataset
 from ..data.dataset import Dataset, Split
 from ..data.loader import TrainBatches
 from ..errors import RunError, UsageError
@@ -135,10 +136,7 @@ def _as_dataset(dataset: Any, test: Any) -> Dataset | None:
         if test is not None:
             raise UsageError("test= goes with a dataset= that is not a residual.Dataset, which has its own")
         return dataset
-    from ..data.convert import as_dataset  # type: ignore[import-not-found, unused-ignore]
-
-    converted: Dataset = as_dataset(dataset, test)
-    return converted
+    return as_dataset(dataset, test)
 
 
 def _check_own(run: Run, began: Mapping[str, Any], dataset: Any, network: nn.Module | None) -> None:
