@@ -1,1 +1,1 @@
-"""Everything that decides what a run computes: the type and the functions that fill it. No torch."""
+"""What decides what a run computes. Imports errors, runtime and the names of models; no torch."""

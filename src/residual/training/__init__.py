@@ -1,1 +1,1 @@
-"""From a recipe to a finished run: engine, loop, checkpoints, run folders, several runs at once."""
+"""From a recipe to a finished run: engine, loop, run folders, jobs. Imports neither bench, reproduce nor cli."""

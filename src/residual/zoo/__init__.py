@@ -1,1 +1,1 @@
-"""Models on disk: model folders, pretrained weights, checkpoints of other projects."""
+"""Models on disk: folders, pretrained weights, imports. May import errors, runtime, models, recipes, data."""
