@@ -1,1 +1,1 @@
-"""From a recipe to a finished run: engine, loop, run folders, jobs. Imports neither bench, reproduce nor cli."""
+"""From a recipe to a finished run: engine, loop, run folders, jobs. Never imports bench, reproduce or cli."""
