@@ -1,7 +1,7 @@
 """Write data/imagenet_classes.txt: python scripts/imagenet_classes.py DATA_NOUN IDS.
 
-DATA_NOUN is `data.noun` of WordNet 3.0 (in Debian's package `wordnet-base`); IDS is a file of the 1,000 synset ids of
-ILSVRC 2012, one a line, for example the names of the training set's folders.
+DATA_NOUN is `data.noun` of WordNet 3.0 (in Debian's package `wordnet-base`); IDS is a file of the 1,000
+synset ids of ILSVRC 2012, one a line, for example the names of the training set's folders.
 """
 
 import sys
@@ -16,7 +16,7 @@ extract of the WordNet database (https://wordnet.princeton.edu), under its licen
 
 
 def lemmas(line: str) -> str:
-    """Return the names in a line of `data.noun` (see wndb(5WN)): offset, file, type, count (hex), then lemma and id."""
+    """Return the names in a line of `data.noun`: offset, file, type, count in hex, lemma, id, lemma, ..."""
     fields = line.split(" ")
     return ", ".join(fields[4 + 2 * i].replace("_", " ") for i in range(int(fields[3], 16)))
 

@@ -1,8 +1,8 @@
 """The classes of ILSVRC 2012: ids, order and names."""
 
 import pytest
-from conftest import REFERENCE
 
+from conftest import REFERENCE
 from residual.data.imagenet_classes import FILE, NAMES, SYNSETS, class_of_synset
 
 

@@ -1,6 +1,6 @@
 """The 1,000 classes of ILSVRC 2012 (ImageNet): their WordNet ids and names, in the order of their numbers.
 
-Loads no other module. The names are lemmas of WordNet 3.0; its licence is at the top of `imagenet_classes.txt`.
+The names are lemmas of WordNet 3.0; its licence is at the top of `imagenet_classes.txt`.
 """
 
 from pathlib import Path
