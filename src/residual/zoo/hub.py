@@ -1,0 +1,1 @@
+"""Models of the Hugging Face Hub, fetched through huggingface_hub, which the extra `hub` installs."""
