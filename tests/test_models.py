@@ -196,15 +196,15 @@ def test_any_depth_that_fits_is_a_network_and_others_name_the_nearest():
         create_model("resnet21")
     with pytest.raises(UsageError, match="resnet47_bottleneck"):
         create_model("resnet48_bottleneck")
-    for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "plain18", "plain34"):
-        with pytest.raises(UsageError, match="ImageNet"):
+    for name in ("plain50", "plain152", "plain101", "resnet49"):
+        with pytest.raises(UsageError, match="for ImageNet resnet18, 34, 50, 101, 152, plain18, plain34"):
             create_model(name)
-    for name in ("resnet2", "resnet", "vgg19", "plain20_bottleneck", "resnet-20", "ResNet20", "resnet020x"):
+    for name in ("resnet2", "resnet", "vgg16", "plain20_bottleneck", "resnet-20", "ResNet20", "resnet020x"):
         with pytest.raises(UsageError):
             create_model(name)
 
 
 def test_list_models_filters():
-    assert list_models("plain*") == ["plain20", "plain32", "plain44", "plain56", "plain110"]
-    assert "resnet1202" in list_models()
+    assert list_models("plain*") == [f"plain{depth}" for depth in (20, 32, 44, 56, 110, 18, 34)]
+    assert {"resnet1202", "resnet50", "vgg19_bn"} <= set(list_models())
     assert list_models("nothing") == []

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .resnet import ResNet
+from .network import Network
 
 
-def optimize_for_inference(network: ResNet) -> ResNet:
+def optimize_for_inference(network: Network) -> Network:
     """Return a copy in evaluation mode with BN folded into the convolutions and channels-last weights.
 
     The copy computes the same function up to rounding. It cannot be trained; its state dict has other keys.
