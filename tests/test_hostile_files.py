@@ -25,7 +25,8 @@ from residual.runtime import unpickle
 from residual.runtime.files import read_bounded
 from residual.training import checkpoint
 from residual.training.checkpoint import load_checkpoint, load_pickle, save_checkpoint
-from residual.zoo import importing, model_folder
+from residual.zoo import model_folder
+from residual.zoo.convert import read as importing
 from residual.zoo.model_folder import ModelConfig, load_model, save_model
 
 needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")

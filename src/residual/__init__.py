@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .recipes.catalog import get_recipe
     from .recipes.schema import Recipe
     from .training.experiment import Result, resume, train
-    from .zoo.importing import import_checkpoint
+    from .zoo.convert.importing import import_checkpoint
     from .zoo.model_folder import ModelConfig, load_model
     from .zoo.pretrained import create_model, list_pretrained
 
@@ -33,7 +33,7 @@ _WHERE = {
     "Evaluation": "evaluation.classification",
     "evaluate": "evaluation.evaluate",
     **dict.fromkeys(("Result", "resume", "train"), "training.experiment"),
-    "import_checkpoint": "zoo.importing",
+    "import_checkpoint": "zoo.convert.importing",
     **dict.fromkeys(("ModelConfig", "load_model"), "zoo.model_folder"),
     "complexity": "models.complexity",
     "optimize_for_inference": "models.fold",

@@ -94,9 +94,12 @@ def recipes(
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="Another project's checkpoint.")],
-    model: Annotated[str, typer.Option(help="The network in it, for example resnet20.")],
+    file: Annotated[str, typer.Argument(help="Another project's checkpoint, or hf-hub:USER/NAME.")],
     output: Annotated[Path, typer.Option(help="The model folder to create.")],
+    model: Annotated[
+        str | None, typer.Option(help="The network in it, for example resnet50; by default found out.")
+    ] = None,
+    variant: Variant = None,
     mean: Annotated[tuple[float, float, float] | None, typer.Option(help="R G B, 0..1 scale.")] = None,
     std: Annotated[tuple[float, float, float] | None, typer.Option(help="R G B, 0..1 scale.")] = None,
     zeros: Annotated[
@@ -104,20 +107,21 @@ def import_(
     ] = None,
 ) -> None:
     """Convert another project's checkpoint to a model folder."""
-    parse_name(model)
-    from ..zoo import importing
+    if model is not None:
+        parse_name(model)
+    from ..zoo.convert import importing
 
-    config = importing.import_checkpoint(file, model=model, output=output, mean=mean, std=std, zeros=zeros)
+    importing.refuse_existing(output)
+    imported = importing.load_foreign(file, importing.Options(model, variant, mean, std, zeros))
+    importing.save_imported(imported, file, output)
+    config = imported.config
     print_line(f"{config.network} from {config.recipe}: {output}")
-    if zeros is None and config.shortcut == "A":
-        both = importing.default_zeros(config.recipe) == "both"
-        where = "on both sides, as akamaster's" if both else "after the other channels"
-        other = "last" if both else "both"
-        print_line(
-            f"option A's zeros: assumed {where}, since the keys do not show it; if not, give --zeros {other}"
-        )
+    for note in imported.notes:
+        print_line(note)
     if config.data in DATASETS:
         print_line(f"next: {program()} evaluate {output}")
+    elif config.data != "unknown":
+        print_line(f"next: {program()} evaluate {output} --data FOLDER")
     else:
         print_line(
             f"no known data set has {len(config.class_names)} classes; in Python: load_model('{output}')"

@@ -57,58 +57,106 @@ def create_model(
     name: str,
     *,
     pretrained: bool = False,
+    weights: str | Path | None = None,
     num_classes: int | None = None,
     shortcut: str | None = None,
     variant: str | None = None,
-    in_channels: int = 3,
+    in_channels: int | None = None,
     checkpoint_activations: bool = False,
 ) -> "Network":
-    """Create a network of the paper, with fresh weights or pretrained.
+    """Create a network of the paper, with fresh weights, pretrained, or with weights from elsewhere.
 
-    Fresh weights are drawn from torch's global random generator.
+    Fresh weights are drawn from torch's global random generator. With other weights the model is returned in
+    evaluation mode, and its `config` has class names and preprocessing.
 
     Args:
-        name: a network of the paper; see `build_model`. `list_models` has their names.
+        name: a network of the paper; see `build_model`. `list_models` has their names. Or "hf-hub:USER/NAME",
+            which is short for that name as `weights`.
         pretrained: load the weights that are part of the package (trained on CIFAR-10, stored in half
-            precision; no download) and return the model in evaluation mode. Its `config` has normalisation
-            and class names. See `list_pretrained`.
-        num_classes: length of the output. If it is not that of the pretrained model, the last layer has
-            fresh weights.
-        in_channels: number of channels of the images; a pretrained first layer is adapted: see
-            `adapt_channels`.
+            precision; no download). See `list_pretrained`.
+        weights: a file of another project or "hf-hub:USER/NAME", see `import_checkpoint`; or a model folder or
+            run folder of this package.
+        num_classes: length of the output; by default that of the weights. If theirs is another, the last layer
+            is fresh, and the classes in `config` are named 0, 1, ...
+        in_channels: number of channels of the images; by default 3, or that of the weights. A trained first
+            layer of others is adapted: see `adapt_channels`.
         shortcut, variant, checkpoint_activations: see `build_model`.
 
     Raises:
-        UsageError: the name, the shortcut option or the number of classes is not valid, or there are no
-            pretrained weights for this network.
+        UsageError: the name, an option or the number of classes is not valid, or there are no pretrained
+            weights for this network.
+        CheckpointError: the weights cannot be read or are of another network.
     """
     from ..models.build import build_model  # loads torch, which listing names does without
 
-    network = build_model(
+    source = _source(name, pretrained, weights, num_classes, shortcut, variant)
+    if source is not None:
+        return _adapted(source, num_classes, in_channels, checkpoint_activations)
+    return build_model(
         name,
         num_classes=num_classes,
         shortcut=shortcut,
         variant=variant,
-        in_channels=in_channels,
+        in_channels=3 if in_channels is None else in_channels,
         checkpoint_activations=checkpoint_activations,
     )
-    return _load_pretrained(network, name, shortcut) if pretrained else network
 
 
-def _load_pretrained(network: "Network", name: str, shortcut: str | None) -> "Network":
-    """Load a pretrained model's weights into a network; a last layer of another size keeps its own."""
-    from ..models.network import adapt_channels
+def _source(
+    name: str,
+    pretrained: bool,
+    weights: str | Path | None,
+    num_classes: int | None,
+    shortcut: str | None,
+    variant: str | None,
+) -> "Network | None":
+    """Load the network that has the weights; None for fresh ones."""
+    from .convert.importing import Options, load_foreign
+    from .hub import is_hub_name
     from .model_folder import load_model
 
-    source = load_model(_folder(name))
+    model: str | None = name
+    if is_hub_name(name):
+        if weights is not None:
+            raise UsageError(f"{name} has weights of its own: give the network's name, or no weights")
+        model, weights = None, name
+    if pretrained and weights is not None:
+        raise UsageError("give either pretrained=True or weights, not both")
+    if pretrained:
+        source = load_model(_folder(name))
+        shortcut = resolve_shortcut(name, shortcut)
+    elif weights is not None:
+        source = load_foreign(weights, Options(model, variant), num_classes).network
+    else:
+        return None
+    if shortcut not in (None, source.config.shortcut):
+        raise UsageError(
+            f"{name} is pretrained with shortcut option {source.config.shortcut}, not {shortcut}"
+        )
+    return source
+
+
+def _adapted(
+    source: "Network", num_classes: int | None, in_channels: int | None, checkpoint_activations: bool
+) -> "Network":
+    """Put a network's weights into one of other classes, whose last layer stays fresh, or other channels."""
+    from ..models.build import build_model
+    from ..models.network import adapt_channels
+
     config = source.config
-    if resolve_shortcut(name, shortcut) != config.shortcut:
-        raise UsageError(f"{name} is pretrained with shortcut option {config.shortcut}, not {shortcut}")
-    state, own = source.state_dict(), network.state_dict()
-    stem, classifier = f"{network.stem_name}.weight", network.classifier_name
-    classes, channels = len(own[f"{classifier}.bias"]), own[stem].shape[1]
+    classes = len(config.class_names) if num_classes is None else num_classes
+    channels = config.in_channels if in_channels is None else in_channels
+    network = build_model(
+        config.network,
+        num_classes=classes,
+        shortcut=config.shortcut,
+        variant=config.variant,
+        in_channels=channels,
+        checkpoint_activations=checkpoint_activations,
+    )
+    state, stem = source.state_dict(), f"{network.stem_name}.weight"
     if classes != len(config.class_names):
-        state = {key: value for key, value in state.items() if not key.startswith(f"{classifier}.")}
+        state = {k: v for k, v in state.items() if not k.startswith(f"{network.classifier_name}.")}
         config = dataclasses.replace(config, class_names=tuple(map(str, range(classes))))
     state[stem] = adapt_channels(state[stem], channels)
     network.load_state_dict(state, strict=False)
