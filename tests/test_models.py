@@ -18,9 +18,9 @@ from residual.models.resnet import ResNet
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "complexity.json").read_text())["networks"]
 
 
-@pytest.mark.parametrize("golden", GOLDEN, ids=lambda g: f"{g['name']}-{g['shortcut']}")
+@pytest.mark.parametrize("golden", GOLDEN, ids=lambda g: f"{g['name']}-{g['shortcut']}-{g.get('variant')}")
 def test_counts_are_the_golden_ones(golden):
-    found = complexity(golden["name"], shortcut=golden["shortcut"])
+    found = complexity(golden["name"], shortcut=golden["shortcut"], variant=golden.get("variant"))
     assert {key: getattr(found, key) for key in ("layers", "parameters", "multiply_adds")} == {
         key: golden[key] for key in ("layers", "parameters", "multiply_adds")
     }

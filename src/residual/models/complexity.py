@@ -7,18 +7,27 @@ import torch
 from torch import Tensor, nn
 
 from .build import build_model
-from .names import default_size
+from .names import default_size, resolve_shortcut, resolve_variant
+
+# Table 1, Figure 3 and section 3.3, in 10^9 (the paper calls them FLOPs); its bottlenecks are those of v1
+PAPER_MULTIPLY_ADDS = {
+    **{"plain18": 1.8, "plain34": 3.6, "resnet18": 1.8, "resnet34": 3.6},
+    **{"resnet50": 3.8, "resnet101": 7.6, "resnet152": 11.3},
+    **{"vgg19": 19.6},
+}
 
 
 @dataclass(frozen=True)
 class Complexity:
     """What a network costs for one image.
 
-    `layers` counts weighted layers as the paper does, without projections; `multiply_adds` counts those of
+    `shortcut` and `variant` are the options it was built with, see `build_model`; `layers` counts weighted layers as the paper does, without projections; `multiply_adds` counts those of
     convolutions and fully connected layers; `stages` maps each part to its output size, (C, H, W) or (C,).
     """
 
     name: str
+    shortcut: str | None
+    variant: str | None
     layers: int
     parameters: int
     multiply_adds: int
@@ -67,6 +76,8 @@ def complexity(
     weighted = [path for path, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     return Complexity(
         name=name,
+        shortcut=resolve_shortcut(name, shortcut),
+        variant=resolve_variant(name, variant),
         layers=sum("downsample" not in path for path in weighted),
         parameters=sum(p.numel() for p in network.parameters()),
         multiply_adds=sum(products),

@@ -92,14 +92,16 @@ def _fits(name: NetworkName) -> bool:
 
 
 def _nearest(wrong: NetworkName) -> list[str]:
-    """Return the valid CIFAR names next to a depth that is not one, and the bottleneck one of that depth."""
+    """Return the valid names next to a depth that is not one: CIFAR networks, then ImageNet networks."""
     unit = wrong.layers_per_block
     depths = (unit * n + 2 for n in range(1, max(2, wrong.layers // unit + 3)))
     valid = [depth for depth in depths if wrong.bottleneck or depth not in IMAGENET_DEPTHS]
     two = sorted(sorted(valid, key=lambda depth: abs(depth - wrong.layers))[:2])
     names = [NetworkName(wrong.family, depth, wrong.bottleneck) for depth in two]
     other = NetworkName("resnet", wrong.layers, bottleneck=True)
-    return [str(name) for name in ([other] if _fits(other) else []) + names]
+    near = [depth for depth in IMAGENET_DEPTHS if abs(depth - wrong.layers) < unit and not wrong.bottleneck]
+    imagenet = [f"resnet{depth} (ImageNet)" for depth in near]
+    return [str(name) for name in ([other] if _fits(other) else []) + names] + imagenet
 
 
 def resolve_shortcut(name: str, shortcut: str | None) -> str | None:
