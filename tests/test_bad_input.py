@@ -717,7 +717,7 @@ def test_an_import_as_a_network_that_is_none(refused, here):
         (["info"], "issing argument"),
         (["plot"], "issing argument"),
         (["data", "fetch"], "issing argument"),
-        (["import", "file.pt"], "--model"),
+        (["import", "file.pt"], "--output"),
         (["import", "file.pt", "--model", "resnet8"], "--output"),
         (["train"], "which network?"),
         (["data"], "issing command"),

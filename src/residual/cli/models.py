@@ -124,9 +124,10 @@ def import_(
     if model is not None:
         parse_name(model)
     from ..zoo.convert import importing
+    from ..zoo.convert.source import Options
 
     importing.refuse_existing(output)
-    imported = importing.load_foreign(file, importing.Options(model, variant, mean, std, zeros))
+    imported = importing.load_foreign(file, Options(model, variant, mean, std, zeros))
     importing.save_imported(imported, file, output)
     config = imported.config
     print_line(f"{config.network} from {config.recipe}: {output}")

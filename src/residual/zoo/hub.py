@@ -1,7 +1,7 @@
 """Models of the Hugging Face Hub, fetched through huggingface_hub, which the extra `hub` installs.
 
-Names are "hf-hub:USER/NAME", or "hf-hub:USER/NAME@REVISION" for a branch, tag or commit. Fetched files stay in
-huggingface_hub's cache, which also serves them where there is no connection.
+Names are "hf-hub:USER/NAME", or "hf-hub:USER/NAME@REVISION" for a branch, tag or commit. Fetched files stay
+in huggingface_hub's cache, which also serves them where there is no connection.
 """
 
 import hashlib

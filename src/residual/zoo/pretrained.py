@@ -74,10 +74,10 @@ def create_model(
             which is short for that name as `weights`.
         pretrained: load the weights that are part of the package (trained on CIFAR-10, stored in half
             precision; no download). See `list_pretrained`.
-        weights: a file of another project or "hf-hub:USER/NAME", see `import_checkpoint`; or a model folder or
-            run folder of this package.
-        num_classes: length of the output; by default that of the weights. If theirs is another, the last layer
-            is fresh, and the classes in `config` are named 0, 1, ...
+        weights: a file of another project or "hf-hub:USER/NAME", see `import_checkpoint`; or a model or run
+            folder of this package.
+        num_classes: length of the output; by default that of the weights. If theirs is another, the last
+            layer is fresh, and the classes in `config` are named 0, 1, ...
         in_channels: number of channels of the images; by default 3, or that of the weights. A trained first
             layer of others is adapted: see `adapt_channels`.
         shortcut, variant, checkpoint_activations: see `build_model`.
@@ -111,7 +111,8 @@ def _source(
     variant: str | None,
 ) -> "Network | None":
     """Load the network that has the weights; None for fresh ones."""
-    from .convert.importing import Options, load_foreign
+    from .convert.importing import load_foreign
+    from .convert.source import Options
     from .hub import is_hub_name
     from .model_folder import load_model
 

@@ -1,4 +1,4 @@
-"""akamaster/pytorch_resnet_cifar10: recognised by its classifier `linear`; option A pads zeros on both sides."""
+"""akamaster/pytorch_resnet_cifar10: its classifier is `linear`, and option A pads zeros on both sides."""
 
 import torch
 

@@ -1,7 +1,8 @@
-"""The authors' Caffe models (KaimingHe/deep-residual-networks), as others converted them under Caffe's layer names.
+"""The authors' Caffe models (KaimingHe/deep-residual-networks) in conversions that keep Caffe's layer names.
 
 Layers are `conv1`, `bn_conv1`, `scale_conv1`, `res2a_branch1`, `res2a_branch2a`, `bn2a_branch2a`,
-`scale2a_branch2a`, ..., `fc1000`; in the deeper networks the blocks of a stage are a, b1, b2, ... instead of a, b, c.
+`scale2a_branch2a`, ..., `fc1000`; in the deeper networks the blocks of a stage are a, b1, b2, ... instead of
+a, b, c.
 """
 
 import re
@@ -15,8 +16,8 @@ from .source import Converted, State, WeightsFile
 NAME = "KaimingHe/deep-residual-networks (Caffe)"
 MEAN = (123.68, 116.779, 103.939)  # R, G, B on the 0..255 scale; the authors subtract a mean image near it
 POOLING = (
-    "Caffe's max pooling is not padded: up to the borders, the network computes what Caffe's does for the image "
-    "moved by two pixels"
+    "Caffe's max pooling is not padded: apart from the borders, the result is Caffe's for the image moved by "
+    "two pixels"
 )
 _LAYER = re.compile(r"(res|bn|scale)([2-5])(a|b\d*|[c-z])_branch(1|2[abc])\.(\w+)")
 _STEM = {"conv1": "conv1", "bn_conv1": "bn1", "scale_conv1": "bn1.scale", "fc1000": "fc"}

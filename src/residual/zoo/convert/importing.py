@@ -14,7 +14,7 @@ from .akamaster import zeros_last
 from .plan import build_network, make_config, make_plan, notes
 from .read import CONFIG, read, read_config
 from .recognise import recognise
-from .source import Options
+from .source import Options, WeightsFile
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def import_checkpoint(
             networks, the authors' Caffe models under Caffe's layer names.
         output: the model folder, which must not exist.
         model: the network's name here; by default it is read off the weights.
-        variant: "v1" or "v1.5" for `resnet50`, `101` and `152`; by default what the source tells, else "v1.5",
-            since weights alone do not tell.
+        variant: "v1" or "v1.5" for `resnet50`, `101` and `152`; by default what the source tells, else
+            "v1.5", since weights alone do not tell.
         mean, std: normalisation of the channels on the 0..1 scale; required unless the source is recognised.
         zeros: where the project's option A pads zero channels, which cannot be detected from the weights:
             "last" (after the others) or "both" (on both sides). The default is "both" for akamaster's, else
@@ -88,7 +88,7 @@ def save_imported(imported: Imported, file: str | Path, output: Path) -> None:
 
 
 def load_foreign(file: str | Path, options: Options, num_classes: int | None = None) -> Imported:
-    """Load a network from a file of another project or from a model folder of this one; see `import_checkpoint`.
+    """Load a network from a file of another project or a model folder of this one; see `import_checkpoint`.
 
     Args:
         file: also a model or run folder of this package, here or on the hub.
@@ -103,11 +103,20 @@ def load_foreign(file: str | Path, options: Options, num_classes: int | None = N
     path = fetch(str(file)) if is_hub_name(file) else Path(file)
     if _is_ours(path):
         return _load_ours(path, options)
-    source = recognise(read(path, str(file)))
-    plan = make_plan(str(file), source, options)
+    return convert(read(path, str(file)), options, num_classes)
+
+
+def convert(file: WeightsFile, options: Options, num_classes: int | None = None) -> Imported:
+    """Make a network of another project's weights; see `load_foreign`.
+
+    Raises:
+        CheckpointError, UsageError: as `import_checkpoint`.
+    """
+    source = recognise(file)
+    plan = make_plan(file.origin, source, options)
     network = build_network(plan, num_classes)
     if plan.zeros == "both":  # after the comparison, for reordering could hide a wrong shape
-        load_weights(network, zeros_last(source.state, parse_name(plan.name).bottleneck), str(file))
+        load_weights(network, zeros_last(source.state, parse_name(plan.name).bottleneck), file.origin)
     network.config = make_config(plan, network, options)
     return Imported(network.eval(), network.config, notes(plan, network.config, options))
 

@@ -192,7 +192,7 @@ def _variant_line(plan: Plan, options: Options) -> str:
         return f"variant: {plan.variant}, as given"
     if plan.source.variant is not None:
         return f"variant: {plan.variant}, as {plan.source.source} has it"
-    return "variant: v1.5 assumed, since weights do not tell it; if the first 1x1 has the stride, give --variant v1"
+    return "variant: v1.5 assumed, since weights do not tell; if the first 1x1 has the stride: --variant v1"
 
 
 def _preprocessing_line(preprocessing: Preprocessing) -> str:

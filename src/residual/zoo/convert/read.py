@@ -81,7 +81,7 @@ def _read_weights(path: Path) -> State:
 
 
 def _unwrapped(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the dictionary of weights in a training checkpoint; the plain ones if there are also averages."""
+    """Return the weights in a training checkpoint; those of the last step if there are also averages."""
     for _ in range(3):  # levels, for one that contains itself would have no end
         inner = (values[key] for key in WRAPPERS if isinstance(values.get(key), dict))
         values = next(inner, values)

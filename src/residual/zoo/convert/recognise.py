@@ -24,6 +24,6 @@ def recognise(file: WeightsFile) -> Converted:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(
-            f"{file.origin}: its config.json or preprocessor_config.json has a value that does not fit: {error}"
+            f"{file.origin}: config.json or preprocessor_config.json has a value that does not fit: {error!r}"
         ) from error
     return known or Converted(UNKNOWN, renamed(file.state))

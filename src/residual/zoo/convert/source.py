@@ -55,7 +55,7 @@ class Options:
 
 
 def channels(mean: Sequence[float], std: Sequence[float]) -> Normalization:
-    """Read channel means and standard deviations of a JSON file, 0..1 scale; those of a grey one are repeated.
+    """Read channel means and standard deviations on the 0..1 scale; those of one channel are repeated.
 
     Raises:
         ValueError: they are not one or three numbers each, not finite, or a deviation is not above 0.
@@ -72,7 +72,7 @@ def imagenet_preprocessing(size: int = 224, resize: int = 256) -> Preprocessing:
 
 
 def imagenet_names(given: tuple[str, ...] | None, classes: int) -> tuple[str, ...] | None:
-    """Return the names of ILSVRC 2012 where 1,000 classes are theirs: without names, or mostly with theirs."""
+    """Return ILSVRC 2012's names if classes are its 1,000: they have no names, or mostly these."""
     if classes != len(NAMES):
         return None
     if given is None or placeholders(given):

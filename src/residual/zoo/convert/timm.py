@@ -1,4 +1,4 @@
-"""timm: its ResNets have torchvision's keys, its VGG others; `config.json` tells network and preprocessing."""
+"""timm: `config.json` tells network and preprocessing; ResNets have torchvision's keys, VGG others."""
 
 import math
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ def convert(file: WeightsFile) -> Converted | None:
 
 
 def _flat(state: State) -> State:
-    """Give VGG's fully connected layers, which timm stores as convolutions, torchvision's names and shapes."""
+    """Turn VGG's fully connected layers, which timm stores as convolutions, into torchvision's."""
     flat = {}
     for key, value in state.items():
         prefix = next((prefix for prefix in VGG_LAYERS if key.startswith(prefix)), None)

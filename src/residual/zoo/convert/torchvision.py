@@ -1,11 +1,11 @@
-"""torchvision's ImageNet ResNets and VGG-19, whose keys are ours; timm's ResNets and many others have them too."""
+"""torchvision's ImageNet ResNets and VGG-19: its keys are ours, those of timm's ResNets and others."""
 
 from pathlib import Path
 
 from .source import Converted, WeightsFile, imagenet_preprocessing
 
 NAME = "torchvision or timm (the same keys)"
-# torchvision's second weights (IMAGENET1K_V2) are evaluated with another resize; the hash in a name tells them
+# torchvision's second weights (IMAGENET1K_V2) go with another resize; the hash in a name tells them
 SECOND_WEIGHTS = ("resnet50-11ad3fa6", "resnet101-cd907fc2", "resnet152-f82ba261")
 
 

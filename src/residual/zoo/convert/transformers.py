@@ -54,10 +54,7 @@ def _renamed(key: str) -> str:
         return key.replace("embedder.embedder.normalization.", "bn1.").replace("classifier.1.", "fc.")
     stage, block, number, kind, parameter = match.groups()
     norm = kind == "normalization"
-    if number is None:
-        layer = f"downsample.{int(norm)}"
-    else:
-        layer = f"{'bn' if norm else 'conv'}{int(number) + 1}"
+    layer = f"{'bn' if norm else 'conv'}{int(number) + 1}" if number else f"downsample.{int(norm)}"
     return f"layer{int(stage) + 1}.{block}.{layer}.{parameter}"
 
 
