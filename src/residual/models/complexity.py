@@ -21,8 +21,9 @@ PAPER_MULTIPLY_ADDS = {
 class Complexity:
     """What a network costs for one image.
 
-    `shortcut` and `variant` are the options it was built with, see `build_model`; `layers` counts weighted layers as the paper does, without projections; `multiply_adds` counts those of
-    convolutions and fully connected layers; `stages` maps each part to its output size, (C, H, W) or (C,).
+    `shortcut` and `variant` are the options it was built with, see `build_model`; `layers` counts weighted
+    layers as the paper does, without projections; `multiply_adds` counts those of convolutions and fully
+    connected layers; `stages` maps each part to its output size, (C, H, W) or (C,).
     """
 
     name: str
