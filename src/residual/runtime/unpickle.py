@@ -37,6 +37,8 @@ def load_pickle(path: Path, content: bytes) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds no dictionary of weights")
     for tensor in _tensors(state):
+        if tensor.is_quantized:
+            raise CheckpointError(f"{path} holds a quantised network, not its float weights: refused")
         if not _is_plain(tensor):
             raise CheckpointError(f"{path} holds a tensor that is not dense, real and in memory: refused")
         if tensor.numel() * tensor.element_size() > len(content):  # an expanded one

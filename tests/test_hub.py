@@ -1,0 +1,238 @@
+"""Models of the Hugging Face Hub, fetched from a local stand-in."""
+
+import contextlib
+import dataclasses
+import hashlib
+import http.server
+import json
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from safetensors.torch import save
+
+import residual
+from residual.errors import CheckpointError, UsageError
+from residual.models.build import build_model
+from residual.zoo import hub
+from residual.zoo.model_folder import load_model
+
+constants = pytest.importorskip("huggingface_hub.constants")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NAME = "hf-hub:someone/net"
+
+
+@dataclasses.dataclass
+class Hub:
+    """Files of the repository someone/net, how the server treats them, and what it was asked."""
+
+    files: dict[str, bytes]
+    error: tuple[int, str] | None = None  # status and X-Error-Code of every answer
+    short: bool = False  # files end early
+    claimed: dict[str, int] = dataclasses.field(default_factory=dict)  # sizes that are not true
+    asked: list[str] = dataclasses.field(default_factory=list)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """What huggingface_hub asks: HEAD and GET of /USER/NAME/resolve/REVISION/FILE."""
+
+    hub: Hub
+
+    def log_message(self, *_: object) -> None:
+        """Keep quiet."""
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        repository, _, rest = self.path.lstrip("/").partition("/resolve/")
+        revision, _, file = rest.partition("/")
+        if file:  # the library asks about itself as well
+            self.hub.asked.append(f"{self.command} {file}")
+        code = self.hub.error
+        if code is None and repository != "someone/net":
+            code = (404, "RepoNotFound")
+        elif code is None and revision not in ("main", COMMIT):
+            code = (404, "RevisionNotFound")
+        elif code is None and file not in self.hub.files:
+            code = (404, "EntryNotFound")
+        if code is not None:
+            self.send_response(code[0])
+            self.send_header("X-Error-Code", code[1])
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        content = self.hub.files[file]
+        sent = content[: len(content) // 2] if self.hub.short and body else content
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        size = self.hub.claimed.get(file, len(sent)) if not body else len(sent)
+        self.send_header("Content-Length", str(size))
+        self.end_headers()
+        if body:
+            self.wfile.write(sent)
+
+
+@contextlib.contextmanager
+def serving(hub: Hub) -> Iterator[str]:
+    handler = type("OneHub", (Handler,), {"hub": hub})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+TIMM = {
+    "architecture": "resnet18",
+    "label_names": ["cat", "dog"],
+    "pretrained_cfg": {"input_size": [3, 64, 64], "crop_pct": 0.8},
+}
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return build_model("resnet18", num_classes=2).state_dict()
+
+
+@pytest.fixture
+def stand_in(monkeypatch, tmp_path, state) -> Iterator[Hub]:
+    files = {"config.json": json.dumps(TIMM).encode(), "model.safetensors": save(state)}
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    served = Hub(files)
+    with serving(served) as endpoint:
+        connect(monkeypatch, endpoint)
+        yield served
+
+
+def connect(monkeypatch, endpoint: str) -> None:
+    """Do what the environment variable HF_ENDPOINT does, which is read once, at the library's import."""
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + template)
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+
+
+def away(monkeypatch) -> None:
+    """Nothing answers any more."""
+    connect(monkeypatch, "http://127.0.0.1:1")
+
+
+def test_a_model_of_timm(stand_in, state, monkeypatch):
+    network = residual.create_model(NAME)
+    assert (network.config.network, network.config.class_names) == ("resnet18", ("cat", "dog"))
+    assert network.config.preprocessing.resize == 80
+    assert torch.equal(network.fc.weight, state["fc.weight"])
+    assert {line for line in stand_in.asked if line.startswith("GET")} == {
+        "GET config.json",
+        "GET model.safetensors",
+    }
+    away(monkeypatch)  # the cache serves
+    assert torch.equal(residual.create_model(NAME).fc.weight, state["fc.weight"])
+    assert residual.create_model(NAME, num_classes=5).fc.out_features == 5
+
+
+def test_the_command(stand_in, tmp_path, cli):
+    code, out, _ = cli("import", NAME, "--output", tmp_path / "net")
+    assert (code, out.splitlines()[0]) == (0, f"resnet18 from timm: {tmp_path / 'net'}")
+    assert "net" in (tmp_path / "net" / "README.md").read_text()
+    assert load_model(tmp_path / "net").config.class_names == ("cat", "dog")
+
+
+def test_our_own_model_folders(stand_in, tmp_path):
+    torch.save(build_model("resnet8", shortcut="B").state_dict(), tmp_path / "cifar10_resnet8.pt")
+    residual.import_checkpoint(tmp_path / "cifar10_resnet8.pt", output=tmp_path / "ours")
+    stand_in.files = {path.name: path.read_bytes() for path in (tmp_path / "ours").iterdir()}
+    assert residual.create_model(NAME).config.recipe == "chenyaofo/pytorch-cifar-models"
+    with pytest.raises(UsageError, match="is a model folder of residual"):
+        residual.create_model(NAME, variant="v1")
+
+
+def test_pickles_only_where_there_is_no_safetensors(stand_in, tmp_path, state):
+    torch.save(state, tmp_path / "file")
+    stand_in.files["pytorch_model.bin"] = (tmp_path / "file").read_bytes()
+    residual.create_model(NAME)
+    assert not any("bin" in line for line in stand_in.asked)
+    del stand_in.files["model.safetensors"]
+    assert torch.equal(residual.create_model(f"{NAME}@{COMMIT}").fc.weight, state["fc.weight"])
+
+
+def said(name: str = NAME) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        hub.fetch(name)
+    (line,) = str(caught.value).splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "line"),
+    [
+        ("hf-hub:someone/nothing", None, "hf-hub:someone/nothing is not on the hub, or is private"),
+        (f"{NAME}@v9", None, f"{NAME}@v9 has no revision 'v9'"),
+        (NAME, (403, "GatedRepo"), f"{NAME} is gated: accept its terms"),
+        (NAME, (401, "RepoNotFound"), f"{NAME} is not on the hub, or is private"),
+        (NAME, (500, ""), f"{NAME} is not in the cache, and the hub does not answer: HfHubHTTPError"),
+    ],
+)
+def test_what_the_hub_refuses(stand_in, name, error, line):
+    stand_in.error = error
+    assert said(name).startswith(line)
+
+
+def test_without_a_connection(stand_in, monkeypatch):
+    away(monkeypatch)
+    assert said().startswith(f"{NAME} is not in the cache, and the hub does not answer: ConnectError")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert said().startswith(f"{NAME} is not in the cache, and the hub does not answer: OfflineMode")
+
+
+def test_a_repository_without_weights(stand_in):
+    del stand_in.files["model.safetensors"]
+    assert said() == f"{NAME} has neither model.safetensors nor pytorch_model.bin"
+
+
+def test_files_that_are_too_large(stand_in):
+    stand_in.claimed = {"model.safetensors": 2**40}
+    assert "model.safetensors of hf-hub:someone/net has 1,099,511,627,776 bytes, where at most" in said()
+    assert not any(line.startswith("GET") for line in stand_in.asked)
+
+
+def test_a_file_that_ends_early(stand_in):
+    stand_in.short = True
+    assert said().startswith(f"cannot fetch model.safetensors of {NAME}: ")
+
+
+def test_a_cached_file_that_was_altered(stand_in, monkeypatch):
+    path = hub.fetch(NAME) / "model.safetensors"
+    blob = path.resolve()
+    content = bytearray(blob.read_bytes())
+    content[-1] ^= 1
+    blob.write_bytes(content)
+    assert "is cut or altered, by its digest: delete" in said()
+    away(monkeypatch)
+    assert "is cut or altered, by its digest: delete" in said()
+    blob.write_bytes(content[:1000])
+    assert "is cut or altered, by its digest: delete" in said()
+
+
+@pytest.mark.parametrize("name", ["", "net", "a/b/c", "../b", "a/..", "a b/c", "a/b@", "a/b@x y", "-/"])
+def test_names_of_another_form(name):
+    with pytest.raises(UsageError, match="hf-hub:USER/NAME"):
+        residual.create_model(f"hf-hub:{name}")
+
+
+def test_without_huggingface_hub(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UsageError, match=r"needs huggingface_hub: pip install 'residual\[hub\]'"):
+        residual.create_model(NAME)
+
+
+def test_a_hub_name_and_weights(tmp_path):
+    with pytest.raises(UsageError, match="has weights of its own"):
+        residual.create_model(NAME, weights=tmp_path)
