@@ -174,3 +174,10 @@ def test_half_written_weights(tmp_path):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
         with pytest.raises(CheckpointError, match=f"{name} is truncated or corrupted"):
             residual.create_model("resnet18", weights=path)
+
+
+def test_a_folder_of_another_project_is_not_a_model_folder(tmp_path, cli):
+    (tmp_path / "config.json").write_text(json.dumps(TIMM))
+    code, _, err = cli("evaluate", tmp_path)
+    assert code == 2
+    assert f"'residual import {tmp_path} --output FOLDER' converts it" in err

@@ -342,12 +342,16 @@ def caffe_layer(key: str, layers: int) -> str:
     return f"{kind}{int(stage) + 1}{letter}_branch{branch}.{parameter}"
 
 
-@pytest.mark.parametrize("merged", [False, True], ids=["scale layers", "merged"])
-def test_the_authors_caffe_models(merged):
+@pytest.mark.parametrize("scales", ["in layers of their own", "in BN", "in both"])
+def test_the_authors_caffe_models(scales):
     state = random_state(torchvision_shapes(50))
     given = {caffe_layer(key, 50): value for key, value in state.items()}
-    if merged:
+    if scales == "in BN":
         given = {key.replace("scale", "bn"): value for key, value in given.items()}
+    elif scales == "in both":
+        given |= {"bn_conv1.weight": torch.full((64,), 2.0), "bn_conv1.bias": torch.full((64,), 3.0)}
+        state["bn1.bias"] = state["bn1.bias"] + 3 * state["bn1.weight"]
+        state["bn1.weight"] = 2 * state["bn1.weight"]
     given["conv1.weight"] = given["conv1.weight"].flip(1)  # B, G, R
     given["conv1.bias"] = torch.rand(64)  # which their ResNet-50 has
     state["bn1.running_mean"] = state["bn1.running_mean"] - given["conv1.bias"]

@@ -141,7 +141,7 @@ def test_a_model_of_timm(stand_in, state, monkeypatch):
 def test_the_command(stand_in, tmp_path, cli):
     code, out, _ = cli("import", NAME, "--output", tmp_path / "net")
     assert (code, out.splitlines()[0]) == (0, f"resnet18 from timm: {tmp_path / 'net'}")
-    assert "net" in (tmp_path / "net" / "README.md").read_text()
+    assert f"| imported from | `{NAME}` |" in (tmp_path / "net" / "README.md").read_text()
     assert load_model(tmp_path / "net").config.class_names == ("cat", "dog")
 
 

@@ -19,7 +19,7 @@ from ..models.build import build_model
 from ..models.names import MAX_CLASSES
 from ..models.network import Network
 from ..runtime.files import found, read_bounded, write_atomically, write_text
-from .own_network import refuse_own_network
+from .own_network import refuse_other_folders
 
 COUNTER = "num_batches_tracked"  # how long BN was trained: no weight, and no inference reads it
 MAX_CONFIG = 2**22  # bytes; a mean of 224 x 224 pixels takes half of it
@@ -164,7 +164,7 @@ def load_model(folder: str | Path) -> Network:
         folder = folder / "model"
     if not found((folder / "config.json").is_file):
         raise UsageError(f"{folder.parent} is neither a run folder nor a model folder: it has no config.json")
-    refuse_own_network(folder)
+    refuse_other_folders(folder)
     config, network, digest = _read_config(folder / "config.json")
     path = folder / "model.safetensors"
     try:

@@ -45,21 +45,25 @@ def save_own_network(
     return digest
 
 
-def refuse_own_network(folder: Path) -> None:
-    """Refuse to load a model folder that `save_own_network` wrote; any other is left to its reader.
+def refuse_other_folders(folder: Path) -> None:
+    """Refuse to load what `save_own_network` wrote, or another project; anything else is left to its reader.
 
     Raises:
-        UsageError: it is one; the message says how to load it.
+        UsageError: it is such a folder; the message says how to load it.
     """
     try:
         values = json.loads(read_bounded(folder / "config.json", MAX_CONFIG))
-        name = values[MARK] if isinstance(values, dict) else None
-    except (OSError, ValueError, KeyError, RecursionError):
+        keys = set(values) if isinstance(values, dict) else set()
+    except (OSError, ValueError, RecursionError):
         return
-    if name is not None:
+    if MARK in keys:
         raise UsageError(
-            f"{folder} holds a network of your own, '{name!s:.200}', which residual cannot build: create it "
-            "and call its load_state_dict(safetensors.torch.load_file('model.safetensors'))"
+            f"{folder} holds a network of your own, '{values[MARK]!s:.200}', which residual cannot build: create "
+            "it and call its load_state_dict(safetensors.torch.load_file('model.safetensors'))"
+        )
+    if "network" not in keys and keys & {"architecture", "model_type"}:  # timm's, transformers'
+        raise UsageError(
+            f"{folder} holds a model of another project: 'residual import {folder} --output FOLDER' converts it"
         )
 
 

@@ -79,7 +79,8 @@ def save_imported(imported: Imported, file: str | Path, output: Path) -> None:
     Raises:
         UsageError: it cannot be written.
     """
-    card = model_card(imported.config, {"imported from": f"`{Path(file).name}`"})
+    origin = file if is_hub_name(file) else Path(file).name
+    card = model_card(imported.config, {"imported from": f"`{origin}`"})
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         save_model(output, imported.network, imported.config, card)
