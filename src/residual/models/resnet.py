@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from .blocks import BasicBlock, Bottleneck, conv
-from .fused import bn_relu
+from .fused import conv_bn_relu
 from .network import Network, initialise
 from .recompute import checkpointed
 
@@ -100,7 +100,7 @@ class ResNet(Network):
         return {name: part for name, part in self.named_children() if name != "bn1"}
 
     def _stem(self, x: Tensor) -> Tensor:
-        x = bn_relu(self.bn1, self.conv1(x))
+        x = conv_bn_relu(self.conv1, self.bn1, x)
         return x if self.maxpool is None else self.maxpool(x)
 
     def _stage(self, name: str, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image 
 
 from torch import Tensor, nn
 
-from .fused import bn_relu
+from .fused import conv_bn_relu
 from .network import Network, initialise
 from .recompute import recomputed
 
@@ -25,14 +25,17 @@ class Stages(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [N, C, H, W] to feature maps."""
+        conv: nn.Module = nn.Identity()
         bn: nn.Module = nn.Identity()
         for layer in self:
-            if isinstance(layer, nn.BatchNorm2d):
-                bn = layer  # applied with the ReLU behind it
+            if isinstance(layer, nn.Conv2d):
+                conv, bn = layer, nn.Identity()
             elif isinstance(layer, nn.ReLU):
-                x, bn = bn_relu(bn, x), nn.Identity()
-            else:
+                x = conv_bn_relu(conv, bn, x)
+            elif isinstance(layer, nn.MaxPool2d):
                 x = layer(x)
+            else:
+                bn = layer
         return x
 
 
