@@ -55,6 +55,8 @@ class VGG(Network):
 
     stem_name = "features.0"
     classifier_name = "classifier.6"
+    min_size = 2 ** len(DEPTHS)  # each pooling halves it
+    stride = min_size // 2  # the last convolution is before the last pooling
 
     def __init__(
         self,
@@ -65,6 +67,7 @@ class VGG(Network):
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.checkpoint_activations = checkpoint_activations
         self.features = Stages()
         width_in = in_channels
@@ -86,6 +89,7 @@ class VGG(Network):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Map images [N, C, H, W] to the pooled maps of the last stage, [N, 512, H / 32, W / 32]."""
+        self.check_images(x)
         if self.checkpoint_activations and self.training:
             for stage in self._stages():
                 x = recomputed(stage, x)
@@ -94,6 +98,7 @@ class VGG(Network):
 
     def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
         """Map images to the pooled feature maps of every stage; see `Network`."""
+        self.check_images(x)
         maps = {}
         for level, stage in enumerate(self._stages(), start=1):
             x = maps[f"C{level}"] = stage(x)
