@@ -67,7 +67,9 @@ def plan(target: str, recipe: str, networks: Sequence[str] = (), seeds: int | No
         UsageError: there is no such target or network, or the recipe is not one for CIFAR-10.
     """
     if target not in TARGETS:
-        raise UsageError(f"there is no target '{target}': choose {', '.join(TARGETS)}, pages")
+        raise UsageError(
+            f"there is no target '{target}': choose {', '.join(TARGETS)}, table1, figure3, pages"
+        )
     if recipe not in CIFAR_RECIPES:
         raise UsageError(f"recipe '{recipe}' is not for CIFAR-10: choose {', '.join(CIFAR_RECIPES)}")
     wanted = TARGETS[target]
