@@ -1,6 +1,7 @@
 """The ImageNet networks: feature maps, channels, classifiers, and the fast paths on them."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -130,6 +131,43 @@ def test_a_model_folder_keeps_variant_and_channels(tmp_path, variant, channels):
     assert loaded.config.as_dict() == config.as_dict()
     x = images(channels=channels)
     torch.testing.assert_close(loaded(x), network(x), rtol=1e-4, atol=0)
+
+
+def test_info_tells_options_and_the_papers_count(cli):
+    code, out, _ = cli("info", "resnet50", "--variant", "v1", "--json")
+    found = json.loads(out)
+    assert (code, found["variant"], found["shortcut"], found["multiply_adds"]) == (
+        0,
+        "v1",
+        "B",
+        3_857_973_248,
+    )
+    for options, words in {
+        ("resnet50",): ["v1.5", "option B", "3.8 G multiply-adds, for v1"],
+        ("resnet18", "--shortcut", "C"): ["option C", "1.8 G"],
+        ("vgg19_bn",): ["143,678,248", "fc8", "512 x 7 x 7"],
+    }.items():
+        code, out, _ = cli("info", *options)
+        assert code == 0
+        assert all(word in out for word in words), out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("resnet50", "--variant", "v2"), "unknown variant 'v2': the variants are v1, v1.5"),
+        (("resnet34", "--variant", "v1"), "'resnet34' has no variants"),
+        (("resnet47_bottleneck", "--variant", "v1"), "'resnet47_bottleneck' has no variants"),
+        (("vgg19", "--shortcut", "B"), "it has no shortcuts"),
+        (("resnet51",), "nearest: resnet44, resnet56, resnet50 (ImageNet)"),
+        (("plain101",), "plain34, vgg19 and vgg19_bn"),
+        (("vgg16",), "nearest: vgg19"),
+    ],
+)
+def test_names_and_options_that_do_not_fit(cli, arguments, message):
+    code, out, err = cli("info", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
 
 
 # channels
