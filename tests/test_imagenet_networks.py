@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 
 import pytest
 import torch
@@ -145,7 +146,7 @@ def test_info_tells_options_and_the_papers_count(cli):
     for options, words in {
         ("resnet50",): ["v1.5", "option B", "3.8 G multiply-adds, for v1"],
         ("resnet18", "--shortcut", "C"): ["option C", "1.8 G"],
-        ("vgg19_bn",): ["143,678,248", "fc8", "512 x 7 x 7"],
+        ("vgg19_bn",): ["layers         19", "fc8", "512 x 7 x 7"],
     }.items():
         code, out, _ = cli("info", *options)
         assert code == 0
@@ -335,6 +336,17 @@ def test_gradients_of_images_take_the_plain_path():
     assert x.grad is not None
     assert x.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated
+@torch.no_grad()
+def test_an_optimised_network_can_be_exported_traced_and_pickled():
+    network, x = optimize_for_inference(create_model("resnet8")), images(size=32)
+    expected = network(x)  # the weights are in oneDNN's order from here on
+    exported = torch.export.export(network, (x,))
+    assert "mkldnn" not in str(exported.graph)
+    for other in (exported.module(), torch.jit.trace(network, x), pickle.loads(pickle.dumps(network))):
+        assert relative_difference(other(x), expected) < 1e-5
 
 
 @torch.no_grad()

@@ -54,6 +54,7 @@ class InferenceConv(nn.Conv2d):
             and not needs_gradients
             and not torch.is_autocast_enabled("cpu")
             and not torch.compiler.is_compiling()  # nor exporting
+            and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
             and not isinstance(self.padding, str)
             and self.padding_mode == "zeros"
             and _available()
