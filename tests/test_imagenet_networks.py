@@ -16,6 +16,7 @@ from residual.errors import UsageError
 from residual.exporters.int8 import quantize
 from residual.models import fused, inference_conv, vgg
 from residual.models.inference_conv import InferenceConv
+from residual.models.names import for_small_images
 from residual.models.network import adapt_channels
 from residual.zoo.model_folder import ModelConfig, load_model, save_model
 
@@ -108,17 +109,17 @@ def test_a_resnet_takes_images_of_any_size():
         assert network(torch.zeros(1, 3, *size)).isfinite().all()
 
 
-def test_names_that_6n_plus_2_has_too_are_imagenet_networks(cli, tmp_path):
-    """Said before training, which is refused here, since single images become single pixels."""
-    run = ("--data", "digits", "--batch-size", 1, "--output", tmp_path / "run")
-    for name, others in {"resnet50": "resnet44 and resnet56", "resnet152": "resnet146 and resnet158"}.items():
-        assert create_model(name, num_classes=2).stride == 32
-        code, out, err = cli("train", name, *run)
-        assert (code, out) == (2, "")
-        assert f"note: {name} is the network for ImageNet" in err
-        assert f"networks for such images are {others}" in err
-        assert "BN needs several values for each channel" in err
+def test_training_says_that_a_name_means_the_imagenet_network(cli, tmp_path):
+    """Before anything is built; this training is then refused, since single images become single pixels."""
+    arguments = ("--data", "digits", "--batch-size", 1, "--output", tmp_path / "run")
+    code, out, err = cli("train", "resnet50", *arguments)
+    assert (code, out) == (2, "")
+    assert "note: resnet50 is the network for ImageNet" in err
+    assert "networks for such images are resnet44 and resnet56" in err
+    assert "BN needs several values for each channel" in err
     assert not (tmp_path / "run").exists()
+    assert for_small_images("resnet152") == ["resnet146", "resnet158"]
+    assert for_small_images("vgg19") == ["plain14", "plain20"]
 
 
 @pytest.mark.parametrize(("variant", "channels"), [("v1", 4), (None, 3)])
