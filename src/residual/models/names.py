@@ -151,6 +151,13 @@ def default_size(name: str) -> int:
     return 224 if parse_name(name).imagenet else 32
 
 
+def for_small_images(name: str) -> list[str]:
+    """Return the CIFAR networks nearest in depth to an ImageNet network; plain ones for VGG."""
+    parsed = parse_name(name)
+    family = "plain" if parsed.family == "vgg" else parsed.family
+    return _nearest(NetworkName(family, parsed.layers, bottleneck=False))[:2]
+
+
 def list_models(pattern: str = "*") -> list[str]:
     """Return the names of the paper's networks that match a shell pattern, such as "plain*"."""
     return [name for name in PAPER_NETWORKS if fnmatch(name, pattern)]

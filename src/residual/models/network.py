@@ -4,16 +4,22 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..errors import UsageError
+
 
 class Network(nn.Module):
     """A network for classification: convolutional features, then a classifier that ends in a linear layer.
 
     `config` is None unless the network comes from a model folder. `stem_name` and `classifier_name` are the
     paths of the first convolution and of the last linear layer among the modules, and so the prefixes of
-    their keys in the state dict.
+    their keys in the state dict. Images must have `in_channels` channels and at least `min_size` rows and
+    columns.
     """
 
     config: Any = None
+    in_channels: int
+    min_size = 1
+    stride: int  # of the last convolution's feature maps
     stem_name: str
     classifier_name: str
 
@@ -28,6 +34,41 @@ class Network(nn.Module):
         C5, CIFAR networks C0 to C2.
         """
         raise NotImplementedError
+
+    def check_images(self, x: Tensor) -> None:
+        """Check the shape of images.
+
+        Raises:
+            UsageError: they have another number of channels, or fewer rows or columns than the network takes.
+        """
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise UsageError(f"the network takes images [N, {self.in_channels}, H, W], not {list(x.shape)}")
+        self.check_size(*x.shape[2:])
+
+    def check_size(self, height: int, width: int) -> None:
+        """Check the size of images in pixels.
+
+        Raises:
+            UsageError: they are smaller than the network takes.
+        """
+        if min(height, width) < self.min_size:
+            raise UsageError(
+                f"images of {height}x{width} pixels are too small for this network: it takes "
+                f"{self.min_size}x{self.min_size} and larger"
+            )
+
+    def check_training(self, batch_size: int, height: int, width: int) -> None:
+        """Check the size of training images in pixels, and that BN has several values for each channel.
+
+        Raises:
+            UsageError: the images are too small, or a single image becomes a map of one pixel.
+        """
+        self.check_size(height, width)
+        if batch_size == 1 and max(height, width) <= self.stride:
+            raise UsageError(
+                f"BN needs several values for each channel, and one image of {height}x{width} pixels has one "
+                "in the last stage: use a batch size of 2 or more, or larger images"
+            )
 
     def parts(self) -> dict[str, nn.Module]:
         """Return the parts whose output sizes describe the network, by name and in order."""

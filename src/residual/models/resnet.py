@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from .blocks import BasicBlock, Bottleneck, conv
-from .fused import bn_relu
+from .fused import conv_bn_relu
 from .network import Network, initialise
 from .recompute import checkpointed
 
@@ -58,12 +58,14 @@ class ResNet(Network):
         if stem not in STEMS or stride_on not in STRIDE_ON:
             raise ValueError(f"stem must be one of {STEMS}, stride_on one of {STRIDE_ON}")
         options = {"stride_on": stride_on} if issubclass(block, Bottleneck) else {}
+        self.in_channels = in_channels
         self.checkpoint_activations = checkpoint_activations
         kernel, stride = (7, 2) if stem == "imagenet" else (3, 1)
         self.conv1 = conv(in_channels, widths[0], kernel, stride)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if stem == "imagenet" else None
         self.stages = [f"layer{number}" for number in range(1, len(depths) + 1)]
+        self.stride = (4 if stem == "imagenet" else 1) * 2 ** (len(depths) - 1)
         width_in = widths[0]
         for stage, depth, width in zip(self.stages, depths, widths, strict=True):
             blocks = []
@@ -100,7 +102,8 @@ class ResNet(Network):
         return {name: part for name, part in self.named_children() if name != "bn1"}
 
     def _stem(self, x: Tensor) -> Tensor:
-        x = bn_relu(self.bn1, self.conv1(x))
+        self.check_images(x)
+        x = conv_bn_relu(self.conv1, self.bn1, x)
         return x if self.maxpool is None else self.maxpool(x)
 
     def _stage(self, name: str, x: Tensor) -> Tensor:

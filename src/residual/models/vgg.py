@@ -5,7 +5,7 @@ Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image 
 
 from torch import Tensor, nn
 
-from .fused import bn_relu
+from .fused import conv_bn_relu
 from .network import Network, initialise
 from .recompute import recomputed
 
@@ -25,14 +25,17 @@ class Stages(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [N, C, H, W] to feature maps."""
+        conv: nn.Module = nn.Identity()
         bn: nn.Module = nn.Identity()
         for layer in self:
-            if isinstance(layer, nn.BatchNorm2d):
-                bn = layer  # applied with the ReLU behind it
+            if isinstance(layer, nn.Conv2d):
+                conv, bn = layer, nn.Identity()
             elif isinstance(layer, nn.ReLU):
-                x, bn = bn_relu(bn, x), nn.Identity()
-            else:
+                x = conv_bn_relu(conv, bn, x)
+            elif isinstance(layer, nn.MaxPool2d):
                 x = layer(x)
+            else:
+                bn = layer
         return x
 
 
@@ -52,6 +55,8 @@ class VGG(Network):
 
     stem_name = "features.0"
     classifier_name = "classifier.6"
+    min_size = 2 ** len(DEPTHS)  # each pooling halves it
+    stride = min_size // 2  # the last convolution is before the last pooling
 
     def __init__(
         self,
@@ -62,6 +67,7 @@ class VGG(Network):
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.checkpoint_activations = checkpoint_activations
         self.features = Stages()
         width_in = in_channels
@@ -83,6 +89,7 @@ class VGG(Network):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Map images [N, C, H, W] to the pooled maps of the last stage, [N, 512, H / 32, W / 32]."""
+        self.check_images(x)
         if self.checkpoint_activations and self.training:
             for stage in self._stages():
                 x = recomputed(stage, x)
@@ -91,6 +98,7 @@ class VGG(Network):
 
     def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
         """Map images to the pooled feature maps of every stage; see `Network`."""
+        self.check_images(x)
         maps = {}
         for level, stage in enumerate(self._stages(), start=1):
             x = maps[f"C{level}"] = stage(x)

@@ -270,7 +270,8 @@ def model_card(config: ModelConfig, facts: Mapping[str, Any]) -> str:
     """Write the folder's README: what the network is, what was measured, how to use it."""
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     labels = ", ".join(config.class_names[:10]) + (", ..." if len(config.class_names) > 10 else "")
-    shortcuts = f"option {config.shortcut}" if config.shortcut else "none, a plain network"
+    shortcuts = f"option {config.shortcut}" if config.shortcut else "none"
+    variant = f" Variant: {config.variant}." if config.variant else ""
     return f"""---
 library_name: residual
 pipeline_tag: image-classification
@@ -279,7 +280,7 @@ datasets: [{config.data}]
 # {config.network}
 
 A network of "Deep Residual Learning for Image Recognition" (He et al., 2015) for images of
-{config.input_size[1]}x{config.input_size[2]} pixels. Shortcuts: {shortcuts}.
+{config.input_size[1]}x{config.input_size[2]} pixels. Shortcuts: {shortcuts}.{variant}
 Trained on: {config.data}. Recipe: {config.recipe}.
 
 | | |
