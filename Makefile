@@ -6,16 +6,19 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constr
 # check uses the environment that is there and installs nothing
 RUN = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m
 
-.PHONY: demo test check lint types clean
+.PHONY: demo test test-slow check lint types clean
 
 demo: $(VENV)/.installed ## train ResNet-20 on handwritten digits, evaluate, draw the curves
 	$(BIN)/residual train resnet20 --data digits
 
 test: $(VENV)/.installed-dev ## install what is missing and run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(VENV)/.installed-dev ## run the tests that take long
+	$(BIN)/python -m pytest -m slow
 
 check: lint types ## lint, format, types and tests, in the environment that is there
-	$(RUN) pytest
+	$(RUN) pytest -m 'not slow'
 
 lint:
 	$(RUN) ruff check .

@@ -143,6 +143,12 @@ def with_value(config: dict, key: str, value: object) -> str:
         ("data", ["cifar10"]),
         ("recipe", None),
         ("shortcut", {"A": 1}),
+        ("variant", ["v1"]),
+        ("variant", "v1"),  # a resnet8 has none
+        ("in_channels", 0),
+        ("in_channels", 10**9),
+        ("in_channels", True),
+        ("in_channels", "3"),
         ("input_size", [3, 32]),
         ("input_size", [1, 32, 32]),
         ("input_size", [3, 32, 10**9]),

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
+from reference import by_the_paper
 from residual import create_model, list_models
 from residual.errors import UsageError
 from residual.models.blocks import BasicBlock, Bottleneck
@@ -18,9 +18,9 @@ from residual.models.resnet import ResNet
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "complexity.json").read_text())["networks"]
 
 
-@pytest.mark.parametrize("golden", GOLDEN, ids=lambda g: f"{g['name']}-{g['shortcut']}")
+@pytest.mark.parametrize("golden", GOLDEN, ids=lambda g: f"{g['name']}-{g['shortcut']}-{g.get('variant')}")
 def test_counts_are_the_golden_ones(golden):
-    found = complexity(golden["name"], shortcut=golden["shortcut"])
+    found = complexity(golden["name"], shortcut=golden["shortcut"], variant=golden.get("variant"))
     assert {key: getattr(found, key) for key in ("layers", "parameters", "multiply_adds")} == {
         key: golden[key] for key in ("layers", "parameters", "multiply_adds")
     }
@@ -40,43 +40,6 @@ def test_stage_sizes():
     assert [stages[f"layer{n}"] for n in (1, 2, 3)] == [(64, 32, 32), (128, 16, 16), (256, 8, 8)]
     stages = complexity("resnet20").stages
     assert [stages[f"layer{n}"] for n in (1, 2, 3)] == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
-
-
-def by_the_paper(state: dict[str, Tensor], x: Tensor, option: str | None, stride_on: str = "3x3") -> Tensor:
-    """The forward pass written from section 3 and 4.2 again, on the state dict alone."""
-
-    def conv_bn(x, conv, bn, stride=1):
-        weight = state[f"{conv}.weight"]
-        y = F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
-        mean, var, gain, shift = (
-            state[f"{bn}.{part}"][:, None, None] for part in ("running_mean", "running_var", "weight", "bias")
-        )
-        return (y - mean) / (var + 1e-5).sqrt() * gain + shift
-
-    x = conv_bn(x, "conv1", "bn1").clamp(min=0)
-    blocks = sorted(
-        {tuple(key.split(".")[:2]) for key in state if key.startswith("layer")},
-        key=lambda b: (b[0], int(b[1])),
-    )
-    for layer, index in blocks:
-        path = f"{layer}.{index}"
-        stride = 2 if layer != "layer1" and index == "0" else 1
-        bottleneck = f"{path}.conv3.weight" in state
-        if bottleneck:
-            first, second = (stride, 1) if stride_on == "1x1" else (1, stride)
-            y = conv_bn(x, f"{path}.conv1", f"{path}.bn1", first).clamp(min=0)
-            y = conv_bn(y, f"{path}.conv2", f"{path}.bn2", second).clamp(min=0)
-            y = conv_bn(y, f"{path}.conv3", f"{path}.bn3")
-        else:
-            y = conv_bn(x, f"{path}.conv1", f"{path}.bn1", stride).clamp(min=0)
-            y = conv_bn(y, f"{path}.conv2", f"{path}.bn2")
-        if f"{path}.downsample.0.weight" in state:
-            assert option == "C" or x.shape != y.shape
-            y = y + conv_bn(x, f"{path}.downsample.0", f"{path}.downsample.1", stride)
-        elif option is not None:
-            y[:, : x.shape[1]] += x[:, :, ::stride, ::stride]
-        x = y.clamp(min=0)
-    return x.mean((2, 3)) @ state["fc.weight"].T + state["fc.bias"]
 
 
 @torch.no_grad()
@@ -196,15 +159,15 @@ def test_any_depth_that_fits_is_a_network_and_others_name_the_nearest():
         create_model("resnet21")
     with pytest.raises(UsageError, match="resnet47_bottleneck"):
         create_model("resnet48_bottleneck")
-    for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "plain18", "plain34"):
-        with pytest.raises(UsageError, match="ImageNet"):
+    for name in ("plain50", "plain152", "plain101", "resnet49"):
+        with pytest.raises(UsageError, match="for ImageNet resnet18, 34, 50, 101, 152, plain18, plain34"):
             create_model(name)
-    for name in ("resnet2", "resnet", "vgg19", "plain20_bottleneck", "resnet-20", "ResNet20", "resnet020x"):
+    for name in ("resnet2", "resnet", "vgg16", "plain20_bottleneck", "resnet-20", "ResNet20", "resnet020x"):
         with pytest.raises(UsageError):
             create_model(name)
 
 
 def test_list_models_filters():
-    assert list_models("plain*") == ["plain20", "plain32", "plain44", "plain56", "plain110"]
-    assert "resnet1202" in list_models()
+    assert list_models("plain*") == [f"plain{depth}" for depth in (20, 32, 44, 56, 110, 18, 34)]
+    assert {"resnet1202", "resnet50", "vgg19_bn"} <= set(list_models())
     assert list_models("nothing") == []

@@ -333,7 +333,7 @@ BAD = [
     ("name", 5),
     ("name", None),
     ("network", "resnet21"),
-    ("network", "resnet50"),
+    ("network", "plain50"),
     ("network", "vgg16"),
     ("network", 20),
     ("shortcut", "D"),

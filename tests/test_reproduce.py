@@ -37,6 +37,8 @@ def test_the_plan_is_seed_by_seed_and_the_cheapest_first():
     assert all(recipe.iterations == 64_000 for recipe in plan("figure6", "paper"))
     with pytest.raises(UsageError):
         plan("figure9", "paper")
+    with pytest.raises(UsageError, match="for ImageNet, table6 is of CIFAR-10: choose resnet44, resnet56"):
+        plan("table6", "paper", ["resnet20", "resnet50"])
     with pytest.raises(UsageError, match="choose paper, fast, best"):
         plan("headlines", "demo")  # its digits would stand among the errors on CIFAR-10
 

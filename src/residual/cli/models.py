@@ -5,12 +5,17 @@ from typing import Annotated
 
 import typer
 
-from ..models.names import list_models, parse_name, resolve_shortcut
+from ..models.names import list_models, parse_name, resolve_shortcut, resolve_variant
 from ..recipes.catalog import RECIPES, get_recipe
 from ..recipes.schema import DATASETS, Recipe
 from .output import Json, in_millions, print_json, print_line, program
 
-Shortcut = Annotated[str | None, typer.Option(help="A, B or C; by default A.")]
+Shortcut = Annotated[
+    str | None, typer.Option(help="A, B or C; by default A for CIFAR and B for ImageNet networks.")
+]
+Variant = Annotated[
+    str | None, typer.Option(help="resnet50, 101, 152: v1, stride on the first 1x1, or v1.5, on the 3x3.")
+]
 
 
 def add_to(program: typer.Typer) -> None:
@@ -27,7 +32,7 @@ def models(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the paper's networks; any other depth 6n+2 (9n+2 with bottlenecks) is valid too."""
+    """List the paper's networks; on CIFAR any other depth 6n+2 (9n+2 with bottlenecks) is valid too."""
     if pretrained:
         _print_pretrained(pattern, as_json)
         return
@@ -58,21 +63,30 @@ def _print_pretrained(pattern: str, as_json: bool) -> None:
 def info(
     model: Annotated[str, typer.Argument(help="The network, for example resnet20.")],
     shortcut: Shortcut = None,
+    variant: Variant = None,
     as_json: Json = False,
 ) -> None:
     """Print a network's layers, parameters, multiply-adds and output sizes."""
     parse_name(model)
     resolve_shortcut(model, shortcut)
-    from ..models.complexity import complexity
+    resolve_variant(model, variant)
+    from ..models.complexity import PAPER_MULTIPLY_ADDS, complexity
 
-    cost = complexity(model, shortcut=shortcut)
+    cost = complexity(model, shortcut=shortcut, variant=variant)
     if as_json:
         print_json(cost.as_dict())
         return
     print_line(f"name           {cost.name}")
+    if cost.shortcut is not None:
+        print_line(f"shortcuts      option {cost.shortcut}")
+    if cost.variant is not None:
+        print_line(f"variant        {cost.variant}")
     print_line(f"layers         {cost.layers}")
     print_line(f"parameters     {cost.parameters:,} ({in_millions(cost.parameters)})")
     print_line(f"multiply-adds  {cost.multiply_adds:,} ({in_millions(cost.multiply_adds)})")
+    if model in PAPER_MULTIPLY_ADDS:
+        of_v1 = "" if cost.variant in (None, "v1") else ", for v1"
+        print_line(f"in the paper   {PAPER_MULTIPLY_ADDS[model]} G multiply-adds{of_v1}")
     for stage, size in cost.stages.items():
         print_line(f"{stage:13}  {' x '.join(map(str, size))}")
 

@@ -29,6 +29,11 @@ def print_line(line: str = "") -> None:
     typer.echo(line)
 
 
+def print_note(text: str) -> None:
+    """Print a line that is no result, on standard error."""
+    typer.echo(f"note: {text}", err=True)
+
+
 def print_json(values: Any) -> None:
     """Print values as JSON."""
     print_line(json.dumps(values, indent=2))

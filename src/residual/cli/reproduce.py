@@ -1,5 +1,6 @@
 """Commands on the paper's results: reproduce, plot."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,9 @@ from ..recipes.catalog import CIFAR_RECIPES
 from ..recipes.schema import parse_overrides
 from ..reproduce.plan import TARGETS, Budget, plan
 from .output import DataDir, Device, Override, print_line
+
+# what trains nothing, and the options that it takes
+UNTRAINED = {"table1": (), "figure3": ("output",), "pages": ("results", "output")}
 
 
 def add_to(program: typer.Typer) -> None:
@@ -23,7 +27,7 @@ def add_to(program: typer.Typer) -> None:
 
 def reproduce(
     context: typer.Context,
-    what: Annotated[str, typer.Argument(help=f"{', '.join(TARGETS)}, or pages.")],
+    what: Annotated[str, typer.Argument(help=f"{', '.join((*TARGETS, *UNTRAINED))}.")],
     models: Annotated[str | None, typer.Option(help="Networks, separated by commas.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds 0 to N-1; by default the target's.")] = None,
     recipe: Annotated[str, typer.Option(help=f"{', '.join(CIFAR_RECIPES)}.")] = "paper",
@@ -45,15 +49,19 @@ def reproduce(
         ),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs/reproduce"),
-    output: Annotated[Path | None, typer.Option(help="pages: folder of the pages; by default docs.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="pages, figure3: folder of the pages; by default docs.")
+    ] = None,
 ) -> None:
     """Train the runs behind a table or figure of the paper, or make the pages from all result files.
 
-    Runs that have a result file are not trained again. 'pages' trains nothing.
+    Runs that have a result file are not trained again. These train nothing: 'pages'; 'table1' and 'figure3',
+    the architectures as measured on the networks.
     """
-    if what == "pages":
-        _refuse_options_of_training(context)
-        _make_pages(results or Path("results"), output or Path("docs"))
+    if what in UNTRAINED:
+        _refuse_other_options(context, what)
+        for line in _make(what, results or Path("results"), output or Path("docs")):
+            print_line(line)
         return
     if output is not None:
         raise UsageError("--output is the folder of the pages: use it with 'residual reproduce pages'")
@@ -74,19 +82,29 @@ def reproduce(
     )
 
 
-def _refuse_options_of_training(context: typer.Context) -> None:
-    for name in context.params.keys() - {"what", "results", "output"}:
+def _refuse_other_options(context: typer.Context, what: str) -> None:
+    for name in context.params.keys() - {"what", *UNTRAINED[what]}:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             option = {"override": "set"}.get(name, name.replace("_", "-"))
-            raise UsageError(f"'residual reproduce pages' trains nothing: leave --{option} out")
+            reason = f"does not use --{option}" if name in ("results", "output") else "trains nothing"
+            raise UsageError(f"'residual reproduce {what}' {reason}: leave --{option} out")
 
 
-def _make_pages(results: Path, output: Path) -> None:
+def _make(what: str, results: Path, output: Path) -> Iterable[str]:
+    """Make what needs no training; return the lines to print."""
+    if what == "table1":
+        from ..reproduce.architecture import table_1
+
+        return table_1()
+    if what == "figure3":
+        from ..reproduce.figure3 import figure_3
+
+        figure_3(output / "figure3.png")
+        return [str(output / "figure3.png")]
     from ..reproduce.pages import write_pages
 
-    for path in write_pages(results, output):
-        print_line(str(path))
+    return map(str, write_pages(results, output))
 
 
 def report() -> None:

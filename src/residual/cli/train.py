@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from ..models.names import parse_name
+from ..models.names import for_small_images, parse_name
 from ..recipes.catalog import RECIPES, get_recipe
 from ..recipes.schema import DATASETS, Recipe, parse_overrides
 from ..training.run_folder import Run
-from .output import DataDir, Device, Json, Override, print_json, print_line, program
+from .output import DataDir, Device, Json, Override, print_json, print_line, print_note, program
 
 if TYPE_CHECKING:
     from ..training.experiment import Result
 
 DEFAULT_RECIPES = {"cifar10": "paper", "cifar100": "paper", "digits": "demo"}
+SMALL_IMAGES = ("cifar10", "cifar100", "digits")
 Data = Annotated[str | None, typer.Option(help=f"{', '.join(DATASETS)}; by default the recipe's.")]
 RecipeName = Annotated[
     str | None, typer.Option(help=f"{', '.join(RECIPES)}, or a file; by default the data set's.")
@@ -89,6 +90,7 @@ def train(
     else:
         parse_name(model)
         chosen = get_recipe(recipe or DEFAULT_RECIPES.get(data or "", "paper"), model).replace(changes)
+        _note_on_size(chosen)
         if epochs is not None:
             chosen = _scale_to_epochs(chosen, epochs, iterations, data_dir)
         if seeds:
@@ -105,6 +107,16 @@ def _train(recipe: Recipe, output: Path | None, **where: Any) -> "Result":
     from ..training import experiment
 
     return experiment.train(recipe, output=output, **where)
+
+
+def _note_on_size(recipe: Recipe) -> None:
+    """Say that an ImageNet network, perhaps named for its depth, is made for larger images."""
+    if parse_name(recipe.network).imagenet and recipe.data in SMALL_IMAGES:
+        others = " and ".join(for_small_images(recipe.network))
+        print_note(
+            f"{recipe.network} is the network for ImageNet, and leaves 1x1 of the 32x32 pixels of "
+            f"{recipe.data}; networks for such images are {others}"
+        )
 
 
 def _scale_to_epochs(recipe: Recipe, epochs: float, iterations: int | None, data_dir: Path | None) -> Recipe:

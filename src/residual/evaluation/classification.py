@@ -12,7 +12,7 @@ from ..data.dataset import Split
 from ..data.preprocessing import Preprocessing
 from ..errors import CheckpointError, DataError
 from ..models.fold import optimize_for_inference
-from ..models.resnet import ResNet
+from ..models.network import Network
 
 BATCH_SIZE = 250
 
@@ -106,7 +106,7 @@ def evaluate_split(
     """
     was_training = network.training
     network.eval()
-    ready = optimize_for_inference(network) if isinstance(network, ResNet) else network
+    ready = optimize_for_inference(network) if isinstance(network, Network) else network
     preprocessing = preprocessing.to(device)
     figures = Accumulator()
     for start in range(0, len(split), BATCH_SIZE):

@@ -11,7 +11,7 @@ from ..data.dataset import Dataset
 from ..data.load import load_dataset
 from ..errors import CheckpointError, UsageError
 from ..exporters.int8 import CALIBRATION_IMAGES, quantize
-from ..models.resnet import ResNet
+from ..models.network import Network
 from ..recipes.schema import DATASETS
 from ..runtime.device import resolve_device
 from ..runtime.progress import Reporter
@@ -21,7 +21,7 @@ from .classification import Evaluation, evaluate_split
 
 
 def evaluate(
-    model: str | Path | ResNet,
+    model: str | Path | Network,
     *,
     data: str | None = None,
     data_dir: str | Path | None = None,
@@ -45,7 +45,7 @@ def evaluate(
     Raises:
         ResidualError: the model or the data cannot be loaded, or the model was not trained for such data.
     """
-    network = model if isinstance(model, ResNet) else load_model(find_model(model))
+    network = model if isinstance(model, Network) else load_model(find_model(model))
     config: ModelConfig | None = network.config
     if config is None:
         raise CheckpointError(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..models.fold import optimize_for_inference
-from ..models.resnet import ResNet
+from ..models.network import Network
 
 CALIBRATION_IMAGES = 512  # with this many, the error on CIFAR-10 rose by 0.20 points at most: docs/speed.md
 
@@ -40,7 +40,7 @@ class Int8Network(nn.Module):
         return torch.from_numpy(logits)
 
 
-def quantize(network: ResNet, calibration: Tensor, path: str | Path) -> Int8Network:
+def quantize(network: Network, calibration: Tensor, path: str | Path) -> Int8Network:
     """Quantise activations to 8 bits and weights to 7, per output channel.
 
     A CPU without VNNI adds two products in 16 bits, which saturate: 2 x 255 x 127 does not fit, 2 x 255 x 64

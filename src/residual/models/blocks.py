@@ -7,7 +7,7 @@ the pairs that `fold.py` folds.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .fused import bn_relu
+from .fused import conv_bn_relu
 
 
 def conv(width_in: int, width_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -68,8 +68,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, width_in, H, W] to [N, width, H / stride, W / stride]."""
         shortcut = None if self.downsample is None else self.downsample(x)
-        y = bn_relu(self.bn1, self.conv1(x))
-        return bn_relu(self.bn2, self.conv2(y), shortcut)
+        y = conv_bn_relu(self.conv1, self.bn1, x)
+        return conv_bn_relu(self.conv2, self.bn2, y, shortcut)
 
 
 class Bottleneck(nn.Module):
@@ -97,6 +97,6 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, width_in, H, W] to [N, 4 width, H / stride, W / stride]."""
         shortcut = None if self.downsample is None else self.downsample(x)
-        y = bn_relu(self.bn1, self.conv1(x))
-        y = bn_relu(self.bn2, self.conv2(y))
-        return bn_relu(self.bn3, self.conv3(y), shortcut)
+        y = conv_bn_relu(self.conv1, self.bn1, x)
+        y = conv_bn_relu(self.conv2, self.bn2, y)
+        return conv_bn_relu(self.conv3, self.bn3, y, shortcut)

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .inference_conv import InferenceConv
+
 aten = torch.ops.aten
+
+
+def conv_bn_relu(conv: nn.Module, bn: nn.Module, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+    """Return ReLU(bn(conv(x)) + shortcut) for feature maps [N, C, H, W]."""
+    if isinstance(conv, InferenceConv) and isinstance(bn, nn.Identity):
+        return conv(x, shortcut, relu=True)  # type: ignore[no-any-return]
+    return bn_relu(bn, conv(x), shortcut)
 
 
 def bn_relu(bn: nn.Module, x: Tensor, shortcut: Tensor | None = None) -> Tensor:

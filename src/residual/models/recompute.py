@@ -17,12 +17,16 @@ def checkpointed(stage: nn.Sequential, x: Tensor) -> Tensor:
     """
     length = math.isqrt(len(stage) - 1) + 1
     for start in range(0, len(stage), length):
-        segment = stage[start : start + length]
-        contexts = partial(_contexts, segment)
-        result = checkpoint(segment, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
-        assert isinstance(result, Tensor)
-        x = result
+        x = recomputed(stage[start : start + length], x)
     return x
+
+
+def recomputed(segment: nn.Module, x: Tensor) -> Tensor:
+    """Run a segment and store none of its activations."""
+    contexts = partial(_contexts, segment)
+    result = checkpoint(segment, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+    assert isinstance(result, Tensor)
+    return result
 
 
 def _contexts(segment: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

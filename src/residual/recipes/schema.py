@@ -221,7 +221,7 @@ class Recipe(Section):
                 raise UsageError(unknown_key(key, known))
             section, _, name = key.rpartition(".")
             (values[section] if section else values)[name] = value
-        if "network" in changes and "shortcut" not in changes and _is_plain(values["network"]):
+        if "network" in changes and "shortcut" not in changes and _has_no_shortcuts(values["network"]):
             values["shortcut"] = None
         return from_dict(values)
 
@@ -260,7 +260,7 @@ def load_recipe(path: Path, network: str | None = None) -> Recipe:
         raise UsageError(f"cannot read the recipe {path}: it must hold one object")
     if network is not None:
         values["network"] = network
-        if _is_plain(network):
+        if _has_no_shortcuts(network):
             values.pop("shortcut", None)
     return from_dict(values)
 
@@ -290,8 +290,8 @@ def _renamed(key: str) -> str:
     return "validation" if key == "holdout" else key  # its name in format 1
 
 
-def _is_plain(network: Any) -> bool:
-    return parse_name(str(network)).family == "plain"
+def _has_no_shortcuts(network: Any) -> bool:
+    return parse_name(str(network)).family != "resnet"
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

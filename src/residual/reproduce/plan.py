@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import UsageError
-from ..models.names import parse_name
+from ..models.names import for_small_images, parse_name
 from ..recipes.catalog import CIFAR_RECIPES, get_recipe
 from ..recipes.schema import Recipe
 
@@ -64,16 +64,22 @@ def plan(target: str, recipe: str, networks: Sequence[str] = (), seeds: int | No
     Seeds are 0, 1, 2, ..., so that none can be selected by its result.
 
     Raises:
-        UsageError: there is no such target or network, or the recipe is not one for CIFAR-10.
+        UsageError: there is no such target or network, or the recipe or a network is not for CIFAR-10.
     """
     if target not in TARGETS:
-        raise UsageError(f"there is no target '{target}': choose {', '.join(TARGETS)}, pages")
+        raise UsageError(
+            f"there is no target '{target}': choose {', '.join(TARGETS)}, table1, figure3, pages"
+        )
     if recipe not in CIFAR_RECIPES:
         raise UsageError(f"recipe '{recipe}' is not for CIFAR-10: choose {', '.join(CIFAR_RECIPES)}")
     wanted = TARGETS[target]
     changes = {"curve": "test"} | ({"stop_after": wanted.stop_after} if wanted.stop_after else {})
     for network in networks:
-        parse_name(network)
+        if parse_name(network).imagenet:
+            others = ", ".join(for_small_images(network))
+            raise UsageError(
+                f"'{network}' is a network for ImageNet, {target} is of CIFAR-10: choose {others}"
+            )
     from ..models.complexity import complexity  # loads torch, which a refusal need not wait for
 
     chosen = sorted(networks or wanted.networks, key=lambda name: complexity(name).multiply_adds)

@@ -7,14 +7,14 @@ from torch import nn
 
 from ..data.dataset import Split
 from ..data.load import load_dataset
-from ..models.resnet import ResNet
+from ..models.network import Network
 from ..training.run_folder import Run
 from ..zoo.model_folder import ModelConfig, load_model
 
 IMAGES = 1000
 
 
-def layer_responses(network: ResNet, split: Split) -> list[float]:
+def layer_responses(network: Network, split: Split) -> list[float]:
     """Measure the standard deviation of each layer's response, from the first layer to the last.
 
     The response is the output of BN after the convolution, before ReLU and addition (section 4.2, "Analysis

@@ -17,6 +17,7 @@ from ..errors import UsageError
 from ..evaluation.classification import Evaluation, evaluate_split
 from ..models.build import build_model
 from ..models.fused import rule_fuses
+from ..models.network import Network
 from ..recipes.schema import Recipe
 from ..runtime import device as devices
 from ..runtime.environment import environment_facts
@@ -101,6 +102,7 @@ def prepare(
     own = None if network is None else class_path(network)
     if network is None:
         network = _create_network(recipe, len(dataset.class_names))
+        network.check_training(recipe.batch_size, *preprocessing.image_size)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     network.to(where, memory_format=layout)  # type: ignore[call-overload]
     if own is not None:
@@ -120,7 +122,7 @@ def prepare(
     )
 
 
-def _create_network(recipe: Recipe, classes: int) -> nn.Module:
+def _create_network(recipe: Recipe, classes: int) -> Network:
     """Create the recipe's network from its seed; the caller's random state stays as it is."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)

@@ -22,7 +22,7 @@ from ..errors import CheckpointError, UsageError
 from ..models.blocks import BasicBlock, Bottleneck
 from ..models.build import CIFAR_WIDTHS, build_model
 from ..models.names import SHORTCUTS, parse_name
-from ..models.resnet import ResNet
+from ..models.network import Network
 from ..runtime.files import found, read_bounded
 from ..runtime.unpickle import MAX_BYTES, load_pickle
 from .model_folder import ModelConfig, load_weights, model_card, save_model
@@ -110,7 +110,7 @@ def default_zeros(project: str) -> str:
     return "both" if project == AKAMASTER.name else "last"
 
 
-def _check_finite(network: ResNet, file: Path) -> None:
+def _check_finite(network: Network, file: Path) -> None:
     """Refuse weights and BN statistics that are not finite, as they are in float32."""
     wrong = [name for name, value in network.state_dict().items() if not value.isfinite().all()]
     if wrong:

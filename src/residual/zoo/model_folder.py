@@ -17,7 +17,7 @@ from ..data.preprocessing import Preprocessing
 from ..errors import CheckpointError, UsageError
 from ..models.build import build_model
 from ..models.names import MAX_CLASSES
-from ..models.resnet import ResNet
+from ..models.network import Network
 from ..runtime.files import found, read_bounded, write_atomically, write_text
 from .own_network import refuse_own_network
 
@@ -31,7 +31,7 @@ FORMAT = 2  # of config.json; 1 had no number, and `input_size` and `normalizati
 class ModelConfig:
     """What must be known beside the weights to use a network.
 
-    `recipe` names how it was trained, `data` on what.
+    `recipe` names how it was trained, `data` on what; `variant` is as `build_model` takes it.
     """
 
     network: str
@@ -40,6 +40,8 @@ class ModelConfig:
     preprocessing: Preprocessing
     data: str
     recipe: str
+    variant: str | None = None
+    in_channels: int = 3
 
     @property
     def normalization(self) -> Normalization:
@@ -49,7 +51,7 @@ class ModelConfig:
     @property
     def input_size(self) -> tuple[int, int, int]:
         """Channels, height and width of the network's input."""
-        return 3, *self.preprocessing.image_size
+        return self.in_channels, *self.preprocessing.image_size
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -57,6 +59,8 @@ class ModelConfig:
             "format": FORMAT,
             "network": self.network,
             "shortcut": self.shortcut,
+            "variant": self.variant,
+            "in_channels": self.in_channels,
             "class_names": list(self.class_names),
             "data": self.data,
             "recipe": self.recipe,
@@ -79,13 +83,21 @@ class ModelConfig:
             preprocessing=preprocessing,
             data=values["data"],
             recipe=values["recipe"],
+            variant=values.get("variant"),  # earlier versions had no networks with one
+            in_channels=values.get("in_channels", 3),
         )
         _check_config(config, values["class_names"])
         return config
 
-    def create(self) -> ResNet:
+    def create(self) -> Network:
         """Create the network, with fresh weights."""
-        return build_model(self.network, num_classes=len(self.class_names), shortcut=self.shortcut)
+        return build_model(
+            self.network,
+            num_classes=len(self.class_names),
+            shortcut=self.shortcut,
+            variant=self.variant,
+            in_channels=self.in_channels,
+        )
 
 
 def _format(values: Any) -> int:
@@ -134,7 +146,7 @@ def save_model(
     return digest
 
 
-def load_model(folder: str | Path) -> ResNet:
+def load_model(folder: str | Path) -> Network:
     """Load a network from a model folder, or from a run folder that holds one, in evaluation mode.
 
     Its `config` attribute, a `ModelConfig`, tells class names and preprocessing.
@@ -212,7 +224,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {more} more" if more > 0 else "")
 
 
-def _read_config(path: Path) -> tuple[ModelConfig, ResNet, str | None]:
+def _read_config(path: Path) -> tuple[ModelConfig, Network, str | None]:
     """Read a model folder's config and the weights' digest, and create the network that it describes."""
     try:
         values = json.loads(read_bounded(path, MAX_CONFIG).decode())
@@ -231,8 +243,11 @@ def _check_config(config: ModelConfig, class_names: Any) -> None:
         ValueError: a value has the wrong type or size.
     """
     texts = (config.network, config.data, config.recipe)
-    if not all(isinstance(text, str) for text in texts) or not isinstance(config.shortcut, str | None):
-        raise ValueError("network, shortcut, data and recipe must be text")
+    options = (config.shortcut, config.variant)
+    if not all(isinstance(v, str) for v in texts) or not all(isinstance(v, str | None) for v in options):
+        raise ValueError("network, shortcut, variant, data and recipe must be text")
+    if type(config.in_channels) is not int:
+        raise ValueError("in_channels must be a whole number")
     if not isinstance(class_names, list | tuple) or not 1 <= len(class_names) <= MAX_CLASSES:
         raise ValueError(f"class_names must be a list of 1 to {MAX_CLASSES:,} names")
     if not all(isinstance(name, str) and len(name) <= MAX_NAME for name in class_names):
@@ -255,7 +270,8 @@ def model_card(config: ModelConfig, facts: Mapping[str, Any]) -> str:
     """Write the folder's README: what the network is, what was measured, how to use it."""
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     labels = ", ".join(config.class_names[:10]) + (", ..." if len(config.class_names) > 10 else "")
-    shortcuts = f"option {config.shortcut}" if config.shortcut else "none, a plain network"
+    shortcuts = f"option {config.shortcut}" if config.shortcut else "none"
+    variant = f" Variant: {config.variant}." if config.variant else ""
     return f"""---
 library_name: residual
 pipeline_tag: image-classification
@@ -264,7 +280,7 @@ datasets: [{config.data}]
 # {config.network}
 
 A network of "Deep Residual Learning for Image Recognition" (He et al., 2015) for images of
-{config.input_size[1]}x{config.input_size[2]} pixels. Shortcuts: {shortcuts}.
+{config.input_size[1]}x{config.input_size[2]} pixels. Shortcuts: {shortcuts}.{variant}
 Trained on: {config.data}. Recipe: {config.recipe}.
 
 | | |

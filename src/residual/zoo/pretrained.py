@@ -11,7 +11,7 @@ from ..models.names import resolve_shortcut
 from ..runtime.files import found
 
 if TYPE_CHECKING:
-    from ..models.resnet import ResNet
+    from ..models.network import Network
 
 WEIGHTS = Path(__file__).parent / "weights"  # a model folder for each, which also holds MEASURED
 MEASURED = "measured.json"
@@ -57,25 +57,26 @@ def create_model(
     name: str,
     *,
     pretrained: bool = False,
-    num_classes: int = 10,
+    num_classes: int | None = None,
     shortcut: str | None = None,
+    variant: str | None = None,
+    in_channels: int = 3,
     checkpoint_activations: bool = False,
-) -> "ResNet":
+) -> "Network":
     """Create a network of the paper, with fresh weights or pretrained.
 
     Fresh weights are drawn from torch's global random generator.
 
     Args:
-        name: `resnet{6n+2}`, `plain{6n+2}` or `resnet{9n+2}_bottleneck` (section 4.2), up to 2,000 layers.
+        name: a network of the paper; see `build_model`. `list_models` has their names.
         pretrained: load the weights that are part of the package (trained on CIFAR-10, stored in half
             precision; no download) and return the model in evaluation mode. Its `config` has normalisation
             and class names. See `list_pretrained`.
         num_classes: length of the output. If it is not that of the pretrained model, the last layer has
             fresh weights.
-        shortcut: "A" (zero-padded identity, the paper's choice on CIFAR and the default),
-            "B" (projection where dimensions change) or "C" (projections everywhere).
-            Plain networks have no shortcuts and take no option.
-        checkpoint_activations: activation recomputation (checkpointing); see `ResNet`.
+        in_channels: number of channels of the images; a pretrained first layer is adapted: see
+            `adapt_channels`.
+        shortcut, variant, checkpoint_activations: see `build_model`.
 
     Raises:
         UsageError: the name, the shortcut option or the number of classes is not valid, or there are no
@@ -84,25 +85,34 @@ def create_model(
     from ..models.build import build_model  # loads torch, which listing names does without
 
     network = build_model(
-        name, num_classes=num_classes, shortcut=shortcut, checkpoint_activations=checkpoint_activations
+        name,
+        num_classes=num_classes,
+        shortcut=shortcut,
+        variant=variant,
+        in_channels=in_channels,
+        checkpoint_activations=checkpoint_activations,
     )
-    return _load_pretrained(network, name, num_classes, shortcut) if pretrained else network
+    return _load_pretrained(network, name, shortcut) if pretrained else network
 
 
-def _load_pretrained(network: "ResNet", name: str, num_classes: int, shortcut: str | None) -> "ResNet":
+def _load_pretrained(network: "Network", name: str, shortcut: str | None) -> "Network":
     """Load a pretrained model's weights into a network; a last layer of another size keeps its own."""
+    from ..models.network import adapt_channels
     from .model_folder import load_model
 
     source = load_model(_folder(name))
     config = source.config
     if resolve_shortcut(name, shortcut) != config.shortcut:
         raise UsageError(f"{name} is pretrained with shortcut option {config.shortcut}, not {shortcut}")
-    state = source.state_dict()
-    if num_classes != len(config.class_names):
-        state = {key: value for key, value in state.items() if not key.startswith("fc.")}
-        config = dataclasses.replace(config, class_names=tuple(map(str, range(num_classes))))
+    state, own = source.state_dict(), network.state_dict()
+    stem, classifier = f"{network.stem_name}.weight", network.classifier_name
+    classes, channels = len(own[f"{classifier}.bias"]), own[stem].shape[1]
+    if classes != len(config.class_names):
+        state = {key: value for key, value in state.items() if not key.startswith(f"{classifier}.")}
+        config = dataclasses.replace(config, class_names=tuple(map(str, range(classes))))
+    state[stem] = adapt_channels(state[stem], channels)
     network.load_state_dict(state, strict=False)
-    network.config = config
+    network.config = dataclasses.replace(config, in_channels=channels)
     return network.eval()
 
 
