@@ -16,7 +16,7 @@ from residual.data.dataset import Split
 from residual.data.load import load_dataset
 from residual.data.loader import TrainBatches
 from residual.data.normalization import Normalization
-from residual.errors import NonFiniteLossError
+from residual.errors import NonFiniteLossError, UsageError
 from residual.runtime.device import describe
 from residual.runtime.environment import environment_facts
 from residual.runtime.progress import Reporter
@@ -193,6 +193,7 @@ FAULTS += ["replay", "replay, its end", "replay of nothing"]
 KINDS = {
     "sgd": {},
     "muon": {"optimizer.muon": 0.01},
+    "early size": {"augment.early_size": 16, "augment.early_share": 0.5},
     "warm-up": {"schedule.warmup_learning_rate": 0.001, "schedule.warmup_window": 2},
 }
 
@@ -275,7 +276,8 @@ def test_a_capture_leaves_no_trace_of_its_warm_up(few, tmp_path, monkeypatch, re
     with monkeypatch.context() as patch:
         cuda = FakeCuda(patch)
         captured = fit(few, tmp_path / "captured", kind)
-    assert cuda.steps == WARMUP_STEPS + 1
+    captures = 2 if kind == "early size" else 1  # a graph has one image size
+    assert cuda.steps == captures * (WARMUP_STEPS + 1)
     assert "capture" not in Run(tmp_path / "captured").environment
     request.getfixturevalue("by_tables")
     assert plain(captured) == plain(fit(few, tmp_path / "tables", kind))
@@ -384,3 +386,40 @@ def test_a_deterministic_captured_run_resumes_exactly(tmp_path, monkeypatch, muo
     monkeypatch.undo()
     result = residual.resume(tmp_path / "cut").figures
     assert result["model_sha256"] == Run.open(tmp_path / "whole").result["model_sha256"]
+
+
+@pytest.mark.parametrize("captured", [False, True], ids=["eager", "by tables"])
+def test_early_batches_are_smaller_for_their_part_of_the_run_and_resume_exactly(
+    tmp_path, monkeypatch, request, captured
+):
+    if captured:
+        request.getfixturevalue("by_tables")
+    sizes = []
+    real = Engine._compute
+
+    def compute(self, images, labels, step):
+        if compute.power_cuts and self.step == 13:
+            compute.power_cuts -= 1
+            raise SystemError
+        hook = self.network.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[2]))
+        real(self, images, labels, step)
+        hook.remove()
+
+    compute.power_cuts = 0
+    monkeypatch.setattr(Engine, "_compute", compute)
+    recipe = small(**{"augment.early_size": 16, "augment.early_share": 0.5})
+    residual.train(recipe, output=tmp_path / "whole", device="cpu")
+    assert sizes == [16] * 12 + [32] * 12
+    compute.power_cuts = 1
+    with pytest.raises(SystemError):
+        residual.train(recipe, output=tmp_path / "cut", device="cpu")
+    sizes.clear()
+    residual.resume(tmp_path / "cut")
+    assert sizes == [16] * 5 + [32] * 12  # from the checkpoint of step 7 on
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
+def test_an_early_size_that_is_no_smaller_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="below the images' 32 pixels"):
+        residual.train(small(**{"augment.early_size": 32}), output=tmp_path / "run")

@@ -65,6 +65,8 @@ CHANGES = {
     "augment.padding": ("2", 2),
     "augment.flip": ("false", False),
     "augment.alternate_flip": ("true", True),
+    "augment.early_size": ("24", 24),
+    "augment.early_share": ("0.5", 0.5),
 }
 
 
@@ -205,6 +207,8 @@ def test_the_papers_recipe():
         "augment.padding": 4,
         "augment.flip": True,
         "augment.alternate_flip": False,
+        "augment.early_size": 0,
+        "augment.early_share": 0.6,
     }
     assert recipe.last_step == 64_000
 

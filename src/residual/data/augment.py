@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor:
@@ -22,3 +23,8 @@ def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) 
     )
     chosen = crops[torch.arange(count, device=images.device), offsets[:, 0], offsets[:, 1]]
     return torch.where(flips[:, None, None, None], chosen.flip(2), chosen)
+
+
+def shrink(images: Tensor, size: int) -> Tensor:
+    """Resize square images [N, C, H, H] to [N, C, size, size], antialiased; the memory order stays."""
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)

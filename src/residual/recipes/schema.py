@@ -135,6 +135,8 @@ class Augment(Section):
     padding: Whole = Field(4, ge=0, le=16, description="pixels")
     flip: Flag = True
     alternate_flip: Flag = Field(False, description="flip each image in every other epoch, not at random")
+    early_size: Whole = Field(0, ge=0, description="pixels that early batches are resized to; 0: none are")
+    early_share: Number = Field(0.6, ge=0, le=1, description="the part of the run that is early")
 
 
 class Recipe(Section):
@@ -186,6 +188,11 @@ class Recipe(Section):
     def last_step(self) -> int:
         """The number of steps that the run takes."""
         return min(self.stop_after or self.iterations, self.iterations)
+
+    @property
+    def early_steps(self) -> int:
+        """The number of steps whose batches are resized to `augment.early_size`."""
+        return round(self.augment.early_share * self.iterations) if self.augment.early_size else 0
 
     @property
     def log_period(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..data.augment import shrink
 from ..data.loader import TrainBatches
 from ..errors import CheckpointError, NonFiniteLossError
 from ..recipes.schema import Recipe
@@ -74,7 +75,7 @@ class Engine:
         self._compute(images, labels, self.step)
 
     def _take_captured_step(self) -> None:
-        if self._device_steps is None:
+        if self._device_steps is None or self.step == self.recipe.early_steps:  # a graph has one image size
             self._device_steps = DeviceSteps(self.optimizer, self.batches, self._changing(), STRETCH)
         if self._device_steps.needs(self.step) or self._loaded_schedule != self.schedule:
             last = min(self.step + STRETCH, self.recipe.last_step)
@@ -89,6 +90,8 @@ class Engine:
 
     def _compute(self, images: Tensor, labels: Tensor, step: int | Tensor) -> None:
         """Update the weights and the metrics with a batch; nothing here waits for a CUDA device."""
+        if self.step < self.recipe.early_steps:  # of a graph, true for as long as it is replayed
+            images = shrink(images, self.recipe.augment.early_size)
         if not self.recipe.channels_last:
             images = images.contiguous()
         how = (self.recipe.precision, self.recipe.label_smoothing)

@@ -94,6 +94,8 @@ def prepare(
     if recipe.validation:
         part, validation, digest = split_validation(dataset.train, recipe.validation)
     preprocessing = Preprocessing.measure(part)
+    if recipe.augment.early_size >= min(dataset.image_size):
+        raise UsageError(f"augment.early_size must be below the images' {min(dataset.image_size)} pixels")
     batches = TrainBatches(
         part.to(where), preprocessing.to(where), recipe.batch_size, recipe.augment, recipe.seed
     )
