@@ -180,4 +180,4 @@ def test_a_folder_of_another_project_is_not_a_model_folder(tmp_path, cli):
     (tmp_path / "config.json").write_text(json.dumps(TIMM))
     code, _, err = cli("evaluate", tmp_path)
     assert code == 2
-    assert f"'residual import {tmp_path} --output FOLDER' converts it" in err
+    assert f"convert it by 'residual import {tmp_path} --output F'" in err

@@ -58,12 +58,12 @@ def refuse_other_folders(folder: Path) -> None:
         return
     if MARK in keys:
         raise UsageError(
-            f"{folder} holds a network of your own, '{values[MARK]!s:.200}', which residual cannot build: create "
-            "it and call its load_state_dict(safetensors.torch.load_file('model.safetensors'))"
+            f"{folder} holds a network of your own, '{values[MARK]!s:.200}', which residual cannot build: "
+            "create it and call its load_state_dict(safetensors.torch.load_file('model.safetensors'))"
         )
     if "network" not in keys and keys & {"architecture", "model_type"}:  # timm's, transformers'
         raise UsageError(
-            f"{folder} holds a model of another project: 'residual import {folder} --output FOLDER' converts it"
+            f"{folder} holds a model of another project: convert it by 'residual import {folder} --output F'"
         )
 
 
