@@ -135,8 +135,6 @@ def import_(
         print_line(note)
     if config.data in DATASETS:
         print_line(f"next: {program()} evaluate {output}")
-    elif config.data != "unknown":
-        print_line(f"next: {program()} evaluate {output} --data FOLDER")
     else:
         print_line(
             f"no known data set has {len(config.class_names)} classes; in Python: load_model('{output}')"
