@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ..training.experiment import Result
 
 DEFAULT_RECIPES = {"cifar10": "paper", "cifar100": "paper", "digits": "demo"}
-SMALL_IMAGES = ("cifar10", "cifar100", "digits")
 Data = Annotated[str | None, typer.Option(help=f"{', '.join(DATASETS)}; by default the recipe's.")]
 RecipeName = Annotated[
     str | None, typer.Option(help=f"{', '.join(RECIPES)}, or a file; by default the data set's.")
@@ -111,7 +110,7 @@ def _train(recipe: Recipe, output: Path | None, **where: Any) -> "Result":
 
 def _note_on_size(recipe: Recipe) -> None:
     """Say that an ImageNet network, perhaps named for its depth, is made for larger images."""
-    if parse_name(recipe.network).imagenet and recipe.data in SMALL_IMAGES:
+    if parse_name(recipe.network).imagenet and recipe.data in DATASETS:
         others = " and ".join(for_small_images(recipe.network))
         print_note(
             f"{recipe.network} is the network for ImageNet, and leaves 1x1 of the 32x32 pixels of "

@@ -1,5 +1,6 @@
 """What all networks of the paper have in common: features, their feature maps by stride, a classifier."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor, nn
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A network for classification: convolutional features, then a classifier that ends in a linear layer.
 
     `config` is None unless the network comes from a model folder. `stem_name` and `classifier_name` are the
@@ -23,17 +24,17 @@ class Network(nn.Module):
     stem_name: str
     classifier_name: str
 
+    @abstractmethod
     def forward_features(self, x: Tensor) -> Tensor:
         """Map normalised images [N, C, H, W] to the feature maps of the last stage."""
-        raise NotImplementedError
 
+    @abstractmethod
     def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
         """Map normalised images [N, C, H, W] to the feature maps of every stage, for detectors and the like.
 
         The name of a map gives its stride: "C2" has H / 4 rows, "C5" has H / 32. ImageNet networks have C2 to
         C5, CIFAR networks C0 to C2.
         """
-        raise NotImplementedError
 
     def check_images(self, x: Tensor) -> None:
         """Check the shape of images.
@@ -70,9 +71,9 @@ class Network(nn.Module):
                 "in the last stage: use a batch size of 2 or more, or larger images"
             )
 
+    @abstractmethod
     def parts(self) -> dict[str, nn.Module]:
         """Return the parts whose output sizes describe the network, by name and in order."""
-        raise NotImplementedError
 
     def get_classifier(self) -> nn.Linear:
         """Return the last linear layer."""

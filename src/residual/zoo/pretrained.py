@@ -147,6 +147,8 @@ def _adapted(
     config = source.config
     classes = len(config.class_names) if num_classes is None else num_classes
     channels = config.in_channels if in_channels is None else in_channels
+    if (classes, channels) == (len(config.class_names), config.in_channels) and not checkpoint_activations:
+        return source
     network = build_model(
         config.network,
         num_classes=classes,

@@ -16,12 +16,8 @@ from ..model_folder import MAX_CONFIG
 from .source import State, WeightsFile
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "model_ema", "state_dict_ema", "ema")
-PREFIXES = (
-    "module.",
-    "model.",
-    "net.",
-    "_orig_mod.",
-)  # of all keys, from DataParallel, Lightning, torch.compile
+# of all keys, from DataParallel, Lightning, torch.compile
+PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")  # their names in a folder of the Hugging Face Hub
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 

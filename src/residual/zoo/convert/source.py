@@ -12,11 +12,8 @@ from ...data.preprocessing import Preprocessing
 
 State = dict[str, Tensor]
 IMAGENET = "imagenet-1k"  # the data set's name on the Hugging Face Hub
-IMAGENET_MEAN = (
-    0.485,
-    0.456,
-    0.406,
-)  # of ILSVRC 2012 on the 0..1 scale, as torchvision and its followers use
+# of ILSVRC 2012 on the 0..1 scale, as torchvision and its followers use them
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 

@@ -12,11 +12,8 @@ from ...errors import CheckpointError
 from .source import IMAGENET_MEAN, IMAGENET_STD, Converted, WeightsFile, channels, imagenet_preprocessing
 
 NAME = "Hugging Face transformers"
-FIXED = {
-    "embedding_size": 64,
-    "hidden_act": "relu",
-    "downsample_in_first_stage": False,
-}  # else another network
+# else another network
+FIXED = {"embedding_size": 64, "hidden_act": "relu", "downsample_in_first_stage": False}
 SQUASHED = 384  # pixels: from here on transformers' ConvNextImageProcessor does not crop
 RESAMPLING = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 _KEY = re.compile(r"encoder\.stages\.(\d)\.layers\.(\d+)\.(?:layer\.(\d)|shortcut)\.(\w+)\.(\w+)")
