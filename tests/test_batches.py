@@ -14,14 +14,14 @@ from hypothesis.extra import numpy as arrays
 from residual.data.augment import crop_and_flip
 from residual.data.dataset import Split, split_validation
 from residual.data.load import load_dataset
-from residual.data.loader import DecodedBatches, TrainBatches
+from residual.data.loader import TrainBatches
 from residual.data.normalization import Normalization
 from residual.data.preprocessing import Preprocessing
 from residual.data.sampler import Draws, Sampler
 from residual.errors import UsageError
-from residual.recipes.schema import Augment
+from residual.recipes.augment import PadCrop
 
-PLAIN = Augment(padding=0, flip=False)
+PLAIN = PadCrop(padding=0, flip=False)
 NOTHING = Normalization(torch.zeros(3), torch.ones(3))
 slow = settings(deadline=None, max_examples=60)
 seeds = st.integers(0, 2**31 - 1)
@@ -79,7 +79,7 @@ def test_a_batch_straddles_two_epochs():
 @given(streams(), st.randoms(use_true_random=False))
 def test_a_batch_depends_on_its_number_alone(stream, random):
     count, size, seed, _ = stream
-    split, augment = random_split(count, 6), Augment(padding=2, flip=True)
+    split, augment = random_split(count, 6), PadCrop(padding=2, flip=True)
     in_order = TrainBatches(split, NOTHING, size, augment, seed)
     expected = [in_order[step] for step in range(8)]
     steps = list(range(8)) * 2
@@ -95,10 +95,10 @@ def test_a_batch_depends_on_its_number_alone(stream, random):
 def test_a_batch_does_not_depend_on_torchs_global_generator():
     split = random_split(20, 6)
     torch.manual_seed(1)
-    first = TrainBatches(split, NOTHING, 7, Augment(padding=2), 3)[5]
+    first = TrainBatches(split, NOTHING, 7, PadCrop(padding=2), 3)[5]
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    second = TrainBatches(split, NOTHING, 7, Augment(padding=2), 3)[5]
+    second = TrainBatches(split, NOTHING, 7, PadCrop(padding=2), 3)[5]
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
     assert torch.equal(torch.get_rng_state(), state)
@@ -106,7 +106,7 @@ def test_a_batch_does_not_depend_on_torchs_global_generator():
 
 def test_seeds_and_epochs_draw_differently():
     pairs = [(seed, epoch) for seed in (0, 1, 2, 2**31 - 1) for epoch in (0, 1, 2)]
-    draws = [Draws.of_epoch(seed, epoch, 500, Augment()) for seed, epoch in pairs]
+    draws = [Draws.of_epoch(seed, epoch, 500, PadCrop()) for seed, epoch in pairs]
     for name in ("order", "offsets", "flips"):
         values = {getattr(draw, name).numpy().tobytes() for draw in draws}
         assert len(values) == len(draws), name
@@ -114,7 +114,7 @@ def test_seeds_and_epochs_draw_differently():
 
 def test_runs_of_different_seeds_see_different_batches():
     split = random_split(40, 6)
-    first, second = (TrainBatches(split, NOTHING, 40, Augment(), seed)[0] for seed in (0, 1))
+    first, second = (TrainBatches(split, NOTHING, 40, PadCrop(), seed)[0] for seed in (0, 1))
     assert not torch.equal(first[1], second[1])
     assert not torch.equal(first[0], second[0])
 
@@ -167,7 +167,7 @@ def test_crops_and_flips_are_those_of_a_naive_implementation(crop, seed):
 
 
 @pytest.mark.parametrize(
-    "augment", [Augment(), Augment(padding=2, flip=False), Augment(padding=0, flip=True)]
+    "augment", [PadCrop(), PadCrop(padding=2, flip=False), PadCrop(padding=0, flip=True)]
 )
 def test_batches_are_cropped_and_flipped_as_drawn(augment):
     count, size, seed = 23, 9, 5
@@ -192,7 +192,7 @@ def test_batches_are_cropped_and_flipped_as_drawn(augment):
         assert images.is_contiguous(memory_format=torch.channels_last)
 
 
-def seen_draws(augment: Augment, steps: int) -> np.ndarray:
+def seen_draws(augment: PadCrop, steps: int) -> np.ndarray:
     """Read crop offsets and flips off the images: rows of (row offset, column offset, flipped)."""
     size, count = 12, 300  # every pixel tells its row and its column
     rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
@@ -208,7 +208,7 @@ def seen_draws(augment: Augment, steps: int) -> np.ndarray:
 
 
 def test_every_offset_and_flip_is_equally_likely():
-    seen = seen_draws(Augment(padding=4, flip=True), steps=54)
+    seen = seen_draws(PadCrop(padding=4, flip=True), steps=54)
     assert seen.min() == 0
     assert seen[:, :2].max() == 8
     counts = np.zeros((9, 9, 2))
@@ -223,13 +223,13 @@ def test_every_offset_and_flip_is_equally_likely():
 
 
 def test_without_flips_none_is_flipped():
-    seen = seen_draws(Augment(padding=4, flip=False), steps=20)
+    seen = seen_draws(PadCrop(padding=4, flip=False), steps=20)
     assert not seen[:, 2].any()
     assert len(np.unique(seen[:, :2], axis=0)) == 81
 
 
 def test_without_padding_pictures_are_only_flipped():
-    seen = seen_draws(Augment(padding=0, flip=True), steps=5)
+    seen = seen_draws(PadCrop(padding=0, flip=True), steps=5)
     assert not seen[:, :2].any()
     assert 600 < seen[:, 2].sum() < 900
 
@@ -243,7 +243,7 @@ def test_without_padding_and_flips_pictures_stay_as_they_are():
 def test_padding_is_zero_after_normalisation():
     split = Split(torch.full((50, 8, 8, 3), 200, dtype=torch.uint8), torch.zeros(50).long())
     normalization = Normalization(torch.tensor([10.0, 20.0, 30.0]), torch.tensor([2.0, 3.0, 4.0]))
-    images, _ = TrainBatches(split, normalization, 50, Augment(padding=4), seed=0)[0]
+    images, _ = TrainBatches(split, normalization, 50, PadCrop(padding=4), seed=0)[0]
     inside = torch.tensor([95.0, 60.0, 42.5])[:, None, None]
     assert bool(((images == 0) | (images == inside)).all())
     assert 0 < int((images == 0).sum()) < images.numel()
@@ -358,7 +358,7 @@ def test_digits_are_pictures_in_the_shape_of_cifar():
 
 
 def test_an_alternating_flip_alternates_for_every_image():
-    augment = Augment(padding=0, alternate_flip=True)
+    augment = PadCrop(padding=0, alternate_flip=True)
     flipped = []
     for epoch in range(4):
         draws = Draws.of_epoch(3, epoch, 1000, augment)
@@ -375,7 +375,7 @@ def test_an_alternating_flip_alternates_for_every_image():
 
 def test_the_draws_are_those_of_every_version_so_far():
     found = []
-    for augment in (Augment(), Augment(alternate_flip=True)):
+    for augment in (PadCrop(), PadCrop(alternate_flip=True)):
         draws = Sampler(1000, augment, seed=5).draws(950, 2100)
         tensors = (draws.order, draws.offsets, draws.flips)
         found.append(hashlib.sha256(b"".join(t.numpy().tobytes() for t in tensors)).hexdigest()[:16])
@@ -386,8 +386,8 @@ def test_the_draws_are_those_of_every_version_so_far():
 @given(streams(), st.integers(1, 9), st.integers(0, 200))
 def test_the_ranks_slices_make_up_the_global_batch(stream, ranks, position):
     size, count, seed, _ = stream
-    whole = Sampler(size, Augment(), seed).draws(position, count)
-    slices = [Sampler(size, Augment(), seed).draws(position, count).slice_for(r, ranks) for r in range(ranks)]
+    whole = Sampler(size, PadCrop(), seed).draws(position, count)
+    slices = [Sampler(size, PadCrop(), seed).draws(position, count).slice_for(r, ranks) for r in range(ranks)]
     for name in ("order", "offsets", "flips"):
         assert torch.equal(torch.cat([getattr(s, name) for s in slices]), getattr(whole, name))
     lengths = [len(part) for part in slices]
@@ -398,7 +398,7 @@ def test_the_ranks_slices_make_up_the_global_batch(stream, ranks, position):
 @given(streams(), st.integers(0, 200), st.integers(0, 100))
 def test_a_stretch_of_the_stream_is_its_parts_in_any_order(stream, position, split_at):
     size, _, seed, _ = stream
-    whole, other = Sampler(size, Augment(), seed), Sampler(size, Augment(), seed)
+    whole, other = Sampler(size, PadCrop(), seed), Sampler(size, PadCrop(), seed)
     later = other.draws(position + split_at, 50)  # drawn first
     earlier = other.draws(position, split_at) if split_at else later.part(0, 0)
     expected = whole.draws(position, split_at + 50)
@@ -410,53 +410,11 @@ def test_a_stretch_of_the_stream_is_its_parts_in_any_order(stream, position, spl
 # the loaders
 
 
-class Lazy:
-    """Images of several sizes that are made when they are asked for, as a folder of files would be."""
-
-    class_names = ("a", "b", "c")
-    labels = torch.arange(40) % 3
-
-    def __len__(self):
-        return 40
-
-    def __getitem__(self, index):
-        generator = torch.Generator().manual_seed(index)
-        size = (8 + index % 3, 9 + index % 4, 3)
-        return torch.randint(256, size, dtype=torch.uint8, generator=generator), int(self.labels[index])
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("fit", ["crop", "pad", "squish"])
-def test_a_batch_is_the_same_in_memory_and_decoded(workers, fit):
-    lazy = Lazy()
-    preprocessing = Preprocessing((8, 9), Normalization.of_channels([0.5] * 3, [0.25] * 3), fit=fit)
-    images = torch.cat([preprocessing.resized(image[None]) for image, _ in map(lazy.__getitem__, range(40))])
-    memory = TrainBatches(Split(images, lazy.labels), preprocessing, 12, Augment(padding=2), seed=3)
-    decoded = DecodedBatches(
-        lazy, preprocessing, 12, Augment(padding=2), 3, torch.device("cpu"), workers=workers
-    )
-    for step in (0, 3, 9, 3):
-        for found, expected in zip(decoded[step], memory[step], strict=True):
-            assert torch.equal(found, expected)
-            assert found.stride() == expected.stride()
-    assert decoded.device == memory.device
-
-
 def test_images_in_memory_of_another_size_are_resized_on_the_way():
     split = random_split(10, 6)
     preprocessing = Preprocessing((4, 4), NOTHING)
     images, labels = TrainBatches(split, preprocessing, 10, PLAIN, seed=0)[0]
     assert torch.equal(images.permute(0, 2, 3, 1), preprocessing.resized(split.images[labels]).float())
-
-
-def test_an_image_that_cannot_be_decoded_is_not_swallowed():
-    class Broken(Lazy):
-        def __getitem__(self, index):
-            raise OSError("image 7 is truncated")
-
-    preprocessing = Preprocessing((8, 9), NOTHING)
-    with pytest.raises(OSError, match="image 7 is truncated"):
-        DecodedBatches(Broken(), preprocessing, 12, PLAIN, 3, torch.device("cpu"))[0]
 
 
 def test_a_split_is_a_dataset_of_pairs_itself():

@@ -18,8 +18,9 @@ from residual.data.loader import TrainBatches
 from residual.data.normalization import Normalization
 from residual.errors import CheckpointError, InterruptedRunError, NonFiniteLossError, RunError
 from residual.evaluation.classification import Evaluation
+from residual.recipes.augment import PadCrop
 from residual.recipes.catalog import recipe_label
-from residual.recipes.schema import Augment, Optimizer
+from residual.recipes.schema import Optimizer
 from residual.runtime.device import cpu_threads
 from residual.runtime.files import write_atomically
 from residual.training import experiment
@@ -465,7 +466,7 @@ def test_batchnorm_is_recomputed_as_a_true_average(tmp_path):
     residual.train(recipe, output=tmp_path / "run")
     network = residual.load_model(tmp_path / "run")
     train = load_dataset("digits").train
-    batches = TrainBatches(train, Normalization.of(train), 32, Augment(padding=0, flip=False), 0)
+    batches = TrainBatches(train, Normalization.of(train), 32, PadCrop(padding=0, flip=False), 0)
     with torch.no_grad():
         means = [network.conv1(batches[step][0]).mean((0, 2, 3)) for step in range(-(-len(train) // 32))]
     torch.testing.assert_close(network.bn1.running_mean, torch.stack(means).mean(0), rtol=1e-4, atol=1e-5)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..recipes.schema import Augment
+from ..recipes.augment import PadCrop
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,7 @@ class Draws:
     flips: Tensor
 
     @classmethod
-    def of_epoch(cls, seed: int, epoch: int, size: int, augment: Augment) -> "Draws":
+    def of_epoch(cls, seed: int, epoch: int, size: int, augment: PadCrop) -> "Draws":
         """Draw an epoch's from (seed, epoch) on the CPU, so that they are the same for every device."""
         generator = _generator(seed, epoch)
         order = torch.randperm(size, generator=generator)
@@ -66,7 +66,7 @@ class Sampler:
     It keeps the draws of the last two epochs only to save time; what it returns depends on no earlier call.
     """
 
-    def __init__(self, size: int, augment: Augment, seed: int) -> None:
+    def __init__(self, size: int, augment: PadCrop, seed: int) -> None:
         self.size, self.augment, self.seed = size, augment, seed
         self._epochs: dict[int, Draws] = {}
 

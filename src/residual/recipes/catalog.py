@@ -46,7 +46,7 @@ def recipe_label(recipe: Recipe) -> str:
     usual, own = base.flat(), recipe.flat()
     if usual["precision"] == "auto":  # both precisions are the recipe's own
         own["precision"] = "auto"
-    changed = [f"{key}={own[key]}" for key in own if own[key] != usual[key] and key not in NEUTRAL]
+    changed = [f"{key}={own[key]}" for key in own if own[key] != usual.get(key) and key not in NEUTRAL]
     return ", ".join([recipe.name, *changed])
 
 

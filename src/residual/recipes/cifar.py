@@ -5,7 +5,8 @@ residual train resnet20 --data digits                 under 2 % test error
 """
 
 from ..models.names import parse_name
-from .schema import Augment, Optimizer, Recipe, Schedule
+from .augment import PadCrop
+from .schema import Optimizer, Recipe, Schedule
 
 
 def paper(network: str) -> Recipe:
@@ -33,7 +34,7 @@ def fast(network: str) -> Recipe:
         precision="auto",
         optimizer=Optimizer(learning_rate=0.4, weight_decay=5e-4, nesterov=True, decay_all=False, muon=0.02),
         schedule=Schedule(shape="triangle", peak=0.2),
-        augment=Augment(padding=2),
+        augment=PadCrop(padding=2),
     )
 
 
@@ -56,5 +57,5 @@ def demo(network: str) -> Recipe:
         checkpoint_every=100,
         curve="test",
         optimizer=Optimizer(learning_rate=0.1, weight_decay=5e-4),
-        augment=Augment(padding=2, flip=False),
+        augment=PadCrop(padding=2, flip=False),
     )

@@ -8,92 +8,21 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
 from ..errors import UsageError
-from ..models.names import parse_name, resolve_shortcut
+from ..models.names import parse_name, resolve_shortcut, resolve_variant
 from ..runtime.files import read_bounded
-from .messages import explain, unknown_key
+from .augment import Augment, PadCrop
+from .messages import unknown_key
+from .section import CountOrShare, Flag, Fraction, Number, Numbers, OptionalText, Section, Text, Whole
 
 FORMAT = 2  # of recipe files; 1 had no number, and called the validation set a hold-out
 MAX_FILE = 2**20  # bytes; a recipe takes about one thousand
 DATASETS = ("cifar10", "cifar100", "digits")
-
-
-def _refuse(expected: str) -> PydanticCustomError:
-    return PydanticCustomError("expected", "{expected}", {"expected": expected})
-
-
-def _whole(value: Any) -> int:
-    try:
-        if not isinstance(value, bool) and float(value) == int(float(value)):
-            return int(float(value))
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise _refuse("a whole number")
-
-
-def _number(value: Any) -> float:
-    try:
-        if not isinstance(value, bool):
-            return float(value)
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise _refuse("a number")
-
-
-def _flag(value: Any) -> bool:
-    if str(value).lower() not in ("true", "false"):
-        raise _refuse("true or false")
-    return str(value).lower() == "true"
-
-
-def _text(value: Any) -> str:
-    try:
-        if isinstance(value, str) and value.encode() is not None:  # what UTF-8 cannot hold cannot be written
-            return value
-    except UnicodeEncodeError:
-        pass
-    raise _refuse("text in UTF-8")
-
-
-def _numbers(value: Any) -> tuple[float, ...]:
-    items = value.strip("[]() ").split(",") if isinstance(value, str) else value
-    try:
-        return tuple(float(item) for item in items if item != "")
-    except (TypeError, ValueError):
-        raise _refuse("a list of numbers") from None
-
-
-def _optional(value: Any) -> Any:
-    return None if value in ("none", "null", "") else value
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]
-Number = Annotated[float, BeforeValidator(_number)]
-Flag = Annotated[bool, BeforeValidator(_flag)]
-Text = Annotated[str, BeforeValidator(_text)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-
-
-class Section(BaseModel):
-    """A recipe or a part of one; whatever does not fit is refused in one line.
-
-    Raises:
-        UsageError: a key is unknown, or a value has the wrong type or is out of range.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    _prefix: ClassVar[str] = ""
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise UsageError(explain(error, type(self), self._prefix)) from None
+FOLDER = "folder"  # the data of a run on photographs in a folder, or in a CSV file
 
 
 class Optimizer(Section):
@@ -114,29 +43,34 @@ class Schedule(Section):
     """The learning-rate schedule: drops at fractions of the run, and a warm-up for deep nets.
 
     The shapes "triangle" (one-cycle) and "cosine" rise linearly until the fraction `peak` of the run, then
-    fall to 0. The warm-up lasts until the training error over `warmup_window` steps is below `warmup_error`
-    percent (section 4.2, 110 layers); a warm-up rate of 0 means none.
+    fall to 0. "plateau" multiplies the rate by `factor`, at most `max_drops` times, when the validation error
+    has had no new minimum for `patience` evaluations (section 3.4). The warm-up lasts until the training
+    error over `warmup_window` steps is below `warmup_error` percent (section 4.2, 110 layers); a warm-up rate
+    of 0 means none.
     """
 
     _prefix = "schedule."
-    shape: Literal["steps", "triangle", "cosine"] = "steps"
+    shape: Literal["steps", "triangle", "cosine", "plateau"] = "steps"
     peak: Number = Field(0.2, gt=0, le=1)
-    drops: Annotated[tuple[Fraction, ...], BeforeValidator(_numbers)] = (0.5, 0.75)
+    drops: Annotated[tuple[Fraction, ...], Numbers] = (0.5, 0.75)
     factor: Number = Field(0.1, gt=0, le=1)
+    patience: Whole = Field(5, ge=1, description="evaluations without a new minimum before a drop")
+    max_drops: Whole = Field(3, ge=0, description="of a plateau schedule")
     warmup_learning_rate: Number = Field(0.0, ge=0)
     warmup_error: Number = Field(80.0, ge=0, le=100)
     warmup_window: Whole = Field(100, ge=1)
 
 
-class Augment(Section):
-    """Augmentation of training images: zero padding and a random crop, a random horizontal flip."""
+class Ema(Section):
+    """A moving average of the weights, which is evaluated and kept in place of the last step's.
 
-    _prefix = "augment."
-    padding: Whole = Field(4, ge=0, le=16, description="pixels")
-    flip: Flag = True
-    alternate_flip: Flag = Field(False, description="flip each image in every other epoch, not at random")
-    early_size: Whole = Field(0, ge=0, description="pixels that early batches are resized to; 0: none are")
-    early_share: Number = Field(0.6, ge=0, le=1, description="the part of the run that is early")
+    `span` is its time constant as a share of the run (0: no average), so that it means the same in a short
+    run: torchvision's decay of 0.99998 every 32 steps is a time constant of 32 / 2e-5 steps.
+    """
+
+    _prefix = "ema."
+    span: Number = Field(0.0, ge=0, le=100)
+    every: Whole = Field(32, ge=1, description="steps between two updates")
 
 
 class Recipe(Section):
@@ -151,13 +85,18 @@ class Recipe(Section):
 
     name: Text = "custom"
     network: Text = "resnet20"
-    shortcut: Annotated[Text | None, BeforeValidator(_optional)] = None
-    data: Literal["cifar10", "cifar100", "digits"] = "cifar10"
+    shortcut: OptionalText = None
+    variant: OptionalText = Field(None, description="v1 or v1.5, of ImageNet's bottleneck networks")
+    data: Literal["cifar10", "cifar100", "digits", "folder"] = "cifar10"
+    image_size: Whole = Field(0, ge=0, le=4096, description="pixels of a crop; 0: images in memory have one")
+    test_size: Whole = Field(0, ge=0, le=4096, description="pixels of a test crop; 0: image_size")
+    test_resize: Whole = Field(0, ge=0, le=4096, description="shorter side before it; 0: 256/224 of it")
+    normalization: Literal["measured", "imagenet"] = "measured"
     seed: Whole = Field(0, ge=0, lt=2**31)
     iterations: Whole = Field(64_000, ge=1)
     stop_after: Whole = Field(0, ge=0)
     batch_size: Whole = Field(128, ge=1)
-    validation: Whole = Field(0, ge=0, description="training images used for validation")
+    validation: CountOrShare = Field(0, ge=0, description="training images set apart; below 1: their share")
     curve: Literal["none", "test"] = "none"
     log_every: Whole = Field(100, ge=1)
     evaluate_every: Whole = Field(400, ge=1)
@@ -173,15 +112,19 @@ class Recipe(Section):
     recompute_batchnorm: Flag = Field(False, description="true BN averages at the end of training")
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
-    augment: Augment = Augment()
+    ema: Ema = Ema()
+    augment: Augment = PadCrop()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.compile and self.checkpoint_activations:
             raise UsageError("compile and checkpoint_activations cannot be combined: choose one")
+        if self.validation > 1 and self.validation != int(self.validation):
+            raise UsageError(f"validation must be a whole number or a share below 1, not {self.validation}")
         if self.optimizer.nesterov and not self.optimizer.momentum:
             raise UsageError("optimizer.nesterov needs momentum: optimizer.momentum must not be 0")
         object.__setattr__(self, "shortcut", resolve_shortcut(self.network, self.shortcut))
+        object.__setattr__(self, "variant", resolve_variant(self.network, self.variant))
         return self
 
     @property
@@ -193,6 +136,10 @@ class Recipe(Section):
     def early_steps(self) -> int:
         """The number of steps whose batches are resized to `augment.early_size`."""
         return round(self.augment.early_share * self.iterations) if self.augment.early_size else 0
+
+    def validation_images(self, images: int) -> int:
+        """Return how many of so many training images are set apart as a validation set."""
+        return round(self.validation * images) if self.validation < 1 else int(self.validation)
 
     @property
     def log_period(self) -> int:
@@ -214,16 +161,23 @@ class Recipe(Section):
         Raises:
             UsageError: a key is unknown or a value does not fit.
         """
-        values, known = self.as_dict(), self.flat()
+        changes = {_renamed(key): value for key, value in changes.items()}
+        base = self._of_kind(changes.get("augment.kind", self.augment.kind))
+        values, known = base.as_dict(), base.flat()
         for key, value in changes.items():
-            key = _renamed(key)
             if key not in known:
                 raise UsageError(unknown_key(key, known))
             section, _, name = key.rpartition(".")
             (values[section] if section else values)[name] = value
-        if "network" in changes and "shortcut" not in changes and _has_no_shortcuts(values["network"]):
-            values["shortcut"] = None
+        if "network" in changes:
+            _drop_options(values, keep=changes)
         return from_dict(values)
+
+    def _of_kind(self, kind: str) -> "Recipe":
+        """Return the recipe with another kind of augmentation, whose keys have their defaults."""
+        if kind == self.augment.kind:
+            return self
+        return from_dict({**self.as_dict(), "augment": {"kind": kind}})
 
     def flat(self) -> dict[str, Any]:
         """Return every value under its dotted key."""
@@ -246,7 +200,7 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 def load_recipe(path: Path, network: str | None = None) -> Recipe:
     """Read a recipe from a `.json` or `.toml` file; keys left out keep their defaults.
 
-    A network given here takes the place of the file's; a plain one also drops its shortcut option.
+    A network given here takes the place of the file's, and drops options that it does not have.
 
     Raises:
         UsageError: the file is missing, is not JSON or TOML, or is not a valid recipe.
@@ -260,8 +214,7 @@ def load_recipe(path: Path, network: str | None = None) -> Recipe:
         raise UsageError(f"cannot read the recipe {path}: it must hold one object")
     if network is not None:
         values["network"] = network
-        if _has_no_shortcuts(network):
-            values.pop("shortcut", None)
+        _drop_options(values)
     return from_dict(values)
 
 
@@ -283,15 +236,23 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, str]:
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """Return one line for each key in which two recipes differ."""
     before, after = old.flat(), new.flat()
-    return [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
+    keys = [*before, *(key for key in after if key not in before)]  # kinds of augmentation differ in keys
+    return [
+        f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)
+    ]
 
 
 def _renamed(key: str) -> str:
     return "validation" if key == "holdout" else key  # its name in format 1
 
 
-def _has_no_shortcuts(network: Any) -> bool:
-    return parse_name(str(network)).family != "resnet"
+def _drop_options(values: dict[str, Any], keep: Iterable[str] = ()) -> None:
+    """Drop the options, except those to be kept, that another network had and this one has not."""
+    name = parse_name(str(values["network"]))
+    if name.family != "resnet" and "shortcut" not in keep:
+        values["shortcut"] = None
+    if not (name.imagenet and name.bottleneck) and "variant" not in keep:
+        values["variant"] = None
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.augment import shrink
-from ..data.loader import TrainBatches
+from ..data.loader import Batches, TrainBatches
 from ..errors import CheckpointError, NonFiniteLossError
 from ..recipes.schema import Recipe
 from ..runtime.device import synchronize
@@ -40,7 +40,7 @@ class Engine:
         batches: gives the batch of each step.
     """
 
-    def __init__(self, recipe: Recipe, network: nn.Module, batches: TrainBatches) -> None:
+    def __init__(self, recipe: Recipe, network: nn.Module, batches: Batches) -> None:
         self.recipe, self.network, self.batches = recipe, network, batches
         self.device = batches.device
         self.optimizer = make_optimizer(network, recipe.optimizer)
@@ -49,7 +49,8 @@ class Engine:
         self.warmup_window = Window(self.device)  # since the warm-up was last checked
         self.schedule = ScheduleState()
         self.step = 0
-        self.captured = recipe.capture and can_capture(self.device)
+        in_memory = isinstance(batches, TrainBatches)
+        self.captured = recipe.capture and in_memory and can_capture(self.device)
         self._forward = cast(nn.Module, torch.compile(network)) if recipe.compile else network
         self._device_steps: DeviceSteps | None = None
         self._loaded_schedule = self.schedule  # of which the tables on the device hold the rates
@@ -76,6 +77,7 @@ class Engine:
 
     def _take_captured_step(self) -> None:
         if self._device_steps is None or self.step == self.recipe.early_steps:  # a graph has one image size
+            assert isinstance(self.batches, TrainBatches)
             self._device_steps = DeviceSteps(self.optimizer, self.batches, self._changing(), STRETCH)
         if self._device_steps.needs(self.step) or self._loaded_schedule != self.schedule:
             last = min(self.step + STRETCH, self.recipe.last_step)

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import update_bn
 from ..data.cifar import RELEASES, find
 from ..data.convert import as_dataset
 from ..data.dataset import Dataset, Split
-from ..data.loader import TrainBatches
+from ..data.loader import Batches
 from ..errors import RunError, UsageError
 from ..evaluation.classification import Evaluation
 from ..recipes.schema import Recipe, differences
@@ -205,20 +205,20 @@ def _train(trainer: Trainer, prepared: Prepared) -> Trained:
     return trained
 
 
-def _evaluations(prepared: Prepared, reporter: Reporter) -> dict[str, Callable[[], Evaluation]]:
+def _evaluations(prepared: Prepared, reporter: Reporter) -> dict[str, Callable[[nn.Module], Evaluation]]:
     """Choose what is evaluated during training: the validation set, and the test set only if asked for."""
     recipe, dataset = prepared.recipe, prepared.dataset
     splits = {"validation": prepared.validation, "test": dataset.test if recipe.curve == "test" else None}
     chosen = {kind: split.to(prepared.device) for kind, split in splits.items() if split is not None}
 
-    def evaluate(kind: str, split: Split) -> Evaluation:
+    def evaluate(kind: str, split: Split, network: nn.Module) -> Evaluation:
         with reporter.evaluating(f"{kind} set", len(split)) as progress:
-            return prepared.evaluate(split, progress=progress)
+            return prepared.evaluate(split, network, progress)
 
     return {kind: partial(evaluate, kind, split) for kind, split in chosen.items()}
 
 
-def _recompute_batchnorm(network: nn.Module, batches: TrainBatches) -> None:
+def _recompute_batchnorm(network: nn.Module, batches: Batches) -> None:
     """Replace BN's moving averages by true averages over an epoch of training batches, as the authors did."""
-    count = -(-len(batches.split) // batches.batch_size)
+    count = -(-batches.size // batches.batch_size)
     update_bn((batches[step] for step in range(count)), network)

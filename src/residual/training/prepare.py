@@ -18,6 +18,7 @@ from ..evaluation.classification import Evaluation, evaluate_split
 from ..models.build import build_model
 from ..models.fused import rule_fuses
 from ..models.network import Network
+from ..recipes.augment import PadCrop
 from ..recipes.schema import Recipe
 from ..runtime import device as devices
 from ..runtime.environment import environment_facts
@@ -92,10 +93,12 @@ def prepare(
     dataset = dataset if dataset is not None else load_dataset(recipe.data, data_dir)
     part, validation, digest = dataset.train, None, None
     if recipe.validation:
-        part, validation, digest = split_validation(dataset.train, recipe.validation)
+        count = recipe.validation_images(len(dataset.train))
+        part, validation, digest = split_validation(dataset.train, count)
     preprocessing = Preprocessing.measure(part)
     if recipe.augment.early_size >= min(dataset.image_size):
         raise UsageError(f"augment.early_size must be below the images' {min(dataset.image_size)} pixels")
+    assert isinstance(recipe.augment, PadCrop)
     batches = TrainBatches(
         part.to(where), preprocessing.to(where), recipe.batch_size, recipe.augment, recipe.seed
     )

@@ -53,8 +53,8 @@ class Trainer:
         engine: takes the steps, `recipe.last_step` in all.
         run: where metrics and checkpoints go.
         reporter: shows progress.
-        evaluations: evaluated every `recipe.evaluation_period` steps, under "validation" (whose best step is
-            kept too) or "test".
+        evaluations: take the network, and are called every `recipe.evaluation_period` steps, under
+            "validation" (whose best step is kept too) or "test".
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Trainer:
         engine: Engine,
         run: Run,
         reporter: Reporter,
-        evaluations: Mapping[str, Callable[[], Evaluation]] | None = None,
+        evaluations: Mapping[str, Callable[[nn.Module], Evaluation]] | None = None,
     ) -> None:
         self.engine, self.recipe = engine, engine.recipe
         self.run, self.reporter, self.evaluations = run, reporter, evaluations or {}
@@ -90,7 +90,7 @@ class Trainer:
         """
         self.engine.network.train()
         self._logged_at = (self.step, self.seconds)
-        epochs_per_step = self.recipe.batch_size / len(self.engine.batches.split)
+        epochs_per_step = self.recipe.batch_size / self.engine.batches.size
         self.reporter.start(self.step, self.recipe.last_step, epochs_per_step)
         with stop_signals.deferred():
             while self.step < self.recipe.last_step:
@@ -203,7 +203,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         for kind, evaluate in self.evaluations.items():
-            found = evaluate()
+            found = evaluate(self.engine.network)
             self.run.log({"step": self.step, "kind": kind, "loss": found.loss, "error": found.error})
             self.reporter.evaluated(self.step, kind, found.error)
             if kind == "validation" and (self.best is None or found.error < self.best["error"]):

@@ -1,0 +1,59 @@
+"""Photographs in files, with labels: an `ImageDataset` that decodes an image when it is asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from ..errors import DataError
+from .decode import decode
+from .region import Choose, whole
+
+OnBadImage = Literal["stop", "skip"]
+
+
+@dataclass(frozen=True, eq=False)
+class Photos:
+    """Image files below `root`, by their paths relative to it, with labels [N] as int64."""
+
+    root: Path
+    files: Sequence[str]
+    labels: Tensor
+    class_names: tuple[str, ...]
+    on_bad_image: OnBadImage = "stop"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Return an image whole, uint8 [H, W, 3], and its label."""
+        return self.region(index, whole), int(self.labels[index])
+
+    def region(self, index: int, choose: Choose, interpolation: str = "bilinear") -> Tensor:
+        """Decode a region of an image, uint8 [height, width, 3].
+
+        Raises:
+            BadImageError: it cannot be decoded.
+        """
+        return decode(self.root / self.files[index], choose, interpolation)
+
+    def take(self, indices: Tensor) -> "Photos":
+        """Return the images with these indices, in their order."""
+        files = [self.files[index] for index in indices.tolist()]
+        return replace(self, files=files, labels=self.labels[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoDataset:
+    """A training and a test set of photographs; `class_names[label]` says what a label means."""
+
+    name: str
+    train: Photos
+    test: Photos
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.train) or not len(self.test):
+            raise DataError(f"{self.name} has no {'training' if not len(self.train) else 'test'} images")
