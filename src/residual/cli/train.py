@@ -7,39 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import DataError, UsageError
 from ..models.names import for_small_images, parse_name
-from ..recipes.catalog import RECIPES, get_recipe
-from ..recipes.schema import DATASETS, Recipe, parse_overrides
+from ..recipes.catalog import get_recipe
+from ..recipes.schema import DATASETS, FOLDER, Recipe, parse_overrides
+from ..runtime.files import found, parse_bytes
 from ..training.run_folder import Run
+from . import train_options as options
+from .models import Variant
 from .output import DataDir, Device, Json, Override, print_json, print_line, print_note, program
 
 if TYPE_CHECKING:
     from ..training.experiment import Result
 
-DEFAULT_RECIPES = {"cifar10": "paper", "cifar100": "paper", "digits": "demo"}
-Data = Annotated[str | None, typer.Option(help=f"{', '.join(DATASETS)}; by default the recipe's.")]
-RecipeName = Annotated[
-    str | None, typer.Option(help=f"{', '.join(RECIPES)}, or a file; by default the data set's.")
-]
-Shortcut = Annotated[str | None, typer.Option(help="A, B or C (section 3.3); by default A.")]
-Iterations = Annotated[int | None, typer.Option(help="Scale the schedule to this many steps.")]
-Epochs = Annotated[float | None, typer.Option(help="Scale the schedule to this many passes over the images.")]
-BatchSize = Annotated[int | None, typer.Option(help="Images per step; the learning rate is left as it is.")]
-Rate = Annotated[float | None, typer.Option(help="Peak learning rate, the recipe's optimizer.learning_rate.")]
-Precision = Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")]
-Seed = Annotated[int | None, typer.Option(help="Determines weights, order, crops and flips.")]
-Validation = Annotated[
-    int | None,
-    typer.Option("--validation", "--holdout", help="Use this many training images for validation."),
-]
-Curve = Annotated[str | None, typer.Option(help="'test' draws the test error too, as Figure 6 does.")]
-Seeds = Annotated[
-    int | None, typer.Option(min=1, help="Train with seeds 0 to N-1, each in a folder in --output.")
-]
-Jobs = Annotated[int | None, typer.Option(min=1, help="With --seeds: this many runs at once.")]
-Resume = Annotated[Path | None, typer.Option(help="Resume this run, as if it had never stopped.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show warnings and notes of the libraries as well.")]
+DEFAULT_RECIPES = {"cifar10": "paper", "cifar100": "paper", "digits": "demo", FOLDER: "imagenet-paper"}
 
 
 def add_to(program: typer.Typer) -> None:
@@ -49,57 +30,105 @@ def add_to(program: typer.Typer) -> None:
 
 def train(
     model: Annotated[str | None, typer.Argument(help="The network, for example resnet20.")] = None,
-    data: Data = None,
+    data: options.Data = None,
     data_dir: DataDir = None,
-    recipe: RecipeName = None,
-    shortcut: Shortcut = None,
-    iterations: Iterations = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    lr: Rate = None,
-    precision: Precision = None,
-    seed: Seed = None,
-    validation: Validation = None,
-    curve: Curve = None,
+    recipe: options.RecipeName = None,
+    shortcut: options.Shortcut = None,
+    variant: Variant = None,
+    iterations: options.Iterations = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    image_size: options.ImageSize = None,
+    lr: options.Rate = None,
+    precision: options.Precision = None,
+    seed: options.Seed = None,
+    validation: options.Validation = None,
+    curve: options.Curve = None,
     device: Device = None,
+    workers: options.Workers = None,
+    cache: options.Cache = None,
+    on_bad_image: options.BadImage = "stop",
     output: Annotated[Path | None, typer.Option(help="The run folder to make.")] = None,
     override: Override = None,
-    seeds: Seeds = None,
-    jobs: Jobs = None,
-    resume: Resume = None,
-    verbose: Verbose = False,
+    seeds: options.Seeds = None,
+    jobs: options.Jobs = None,
+    resume: options.Resume = None,
+    verbose: options.Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Train a network, or resume a run."""
     if verbose:
         logging.captureWarnings(False)
         logging.basicConfig(level=logging.INFO)
-    named: dict[str, Any] = {"data": data, "shortcut": shortcut, "iterations": iterations, "seed": seed}
-    named |= {"validation": validation, "curve": curve, "batch_size": batch_size, "precision": precision}
-    named |= {"optimizer.learning_rate": lr}
+    name, data_dir = _find_data(data, data_dir)
+    named: dict[str, Any] = {"data": name, "shortcut": shortcut, "variant": variant, "seed": seed}
+    named |= {"iterations": iterations, "validation": validation, "curve": curve, "batch_size": batch_size}
+    named |= {"precision": precision, "optimizer.learning_rate": lr}
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     changes |= parse_overrides(override or [])
+    reading = {"workers": workers, "cache": parse_bytes(cache), "on_bad_image": on_bad_image}
     where = {"data_dir": data_dir, "device": device}
     if jobs is not None and seeds is None:
         raise UsageError("--jobs goes with --seeds: it says how many of the seeds' runs train at once")
     if resume is not None:
-        results = [_resume(resume, model, recipe, changes, output, epochs, **where)]
+        _refuse_with_resume(output, epochs, image_size, cache, on_bad_image)
+        results = [_resume(resume, model, recipe, changes, workers=workers, **where)]
     elif model is None:
         raise UsageError("which network? For example: residual train resnet20; 'residual models' lists them")
     else:
-        parse_name(model)
-        chosen = get_recipe(recipe or DEFAULT_RECIPES.get(data or "", "paper"), model).replace(changes)
-        _note_on_size(chosen)
+        chosen = _choose(model, recipe, name, changes, image_size)
         if epochs is not None:
             chosen = _scale_to_epochs(chosen, epochs, iterations, data_dir)
         if seeds:
-            results = _train_seeds(chosen, seeds, jobs or 1, output, as_json, **where)
+            results = _train_seeds(chosen, seeds, jobs or 1, output, as_json, reading=reading, **where)
         else:
-            results = [_train(chosen, output, **where)]
+            results = [_train(chosen, output, **where, **reading)]
     if as_json:
         print_json([result.figures for result in results] if seeds else results[0].figures)
     elif not seeds:
-        _print_result(results[0], data_dir)
+        _print_result(results[0], data, data_dir)
+
+
+def _find_data(data: str | None, data_dir: Path | None) -> tuple[str | None, Path | None]:
+    """Return what `--data` names, a known data set or photographs, and where its files are."""
+    if data is None or data in DATASETS:
+        return data, data_dir
+    if not found(Path(data).exists):
+        raise DataError(f"{data} is neither a data set ({', '.join(DATASETS)}) nor a folder or CSV file")
+    if data_dir is not None:
+        raise UsageError("--data FOLDER says where the photographs are: leave --data-dir out")
+    return FOLDER, Path(data)
+
+
+def _choose(
+    model: str, recipe: str | None, data: str | None, changes: dict[str, Any], image_size: int | None
+) -> Recipe:
+    """Return the recipe that is asked for, else the usual one of the data, with all changes."""
+    parse_name(model)
+    chosen = get_recipe(recipe or DEFAULT_RECIPES.get(data or "", "paper"), model)
+    if image_size is not None:
+        chosen = chosen.replace(_in_proportion(chosen, image_size))
+    chosen = chosen.replace(changes)
+    _note_on_size(chosen)
+    return chosen
+
+
+def _in_proportion(recipe: Recipe, image_size: int) -> dict[str, int]:
+    """Return a crop's size with the sizes of test crops, which keep their ratio to it."""
+    sizes = {"test_size": recipe.test_size, "test_resize": recipe.test_resize}
+    scale = image_size / (recipe.image_size or image_size)
+    return {"image_size": image_size, **{key: round(size * scale) for key, size in sizes.items()}}
+
+
+def _refuse_with_resume(
+    output: Path | None, epochs: float | None, image_size: int | None, cache: str | None, bad_image: str
+) -> None:
+    """Refuse what a resumed run keeps."""
+    given = {"--output": output, "--epochs": epochs, "--image-size": image_size, "--cache": cache}
+    given["--on-bad-image"] = None if bad_image == "stop" else bad_image
+    for option, value in given.items():
+        if value is not None:
+            raise UsageError(f"--resume keeps the run's folder, length and images: leave {option} out")
 
 
 def _train(recipe: Recipe, output: Path | None, **where: Any) -> "Result":
@@ -124,9 +153,17 @@ def _scale_to_epochs(recipe: Recipe, epochs: float, iterations: int | None, data
         raise UsageError("--epochs and --iterations both set the length of the schedule: give one of them")
     if not 0 < epochs < float("inf"):
         raise UsageError(f"--epochs must be above 0, not {epochs}")
-    from ..data.load import load_dataset
+    if recipe.data == FOLDER:
+        from ..data.folder import load_folder
 
-    images = len(load_dataset(recipe.data, data_dir).train) - recipe.validation
+        if data_dir is None:
+            raise UsageError("--epochs needs the number of images: say where they are with --data FOLDER")
+        images = len(load_folder(data_dir).train)
+    else:
+        from ..data.load import load_dataset
+
+        images = len(load_dataset(recipe.data, data_dir).train)
+    images -= recipe.validation_images(images)
     return recipe.replace({"iterations": max(1, round(epochs * images / recipe.batch_size))})
 
 
@@ -146,7 +183,7 @@ def _train_seeds(
             print_line(f"{job.output}: {outcome(code)}")
 
     codes = run_jobs(planned, jobs, **where, quiet=quiet, finished=finished)
-    done = [Run.open(path) for path, code in codes.items() if code == 0]
+    done = [Run.open(job.output) for job in planned if codes.get(job.output) == 0]
     results = [Result(run.path, run.result) for run in done if run.result is not None]
     errors = [result.error for result in results]
     if errors and not quiet:
@@ -162,14 +199,9 @@ def _resume(
     model: str | None,
     recipe: str | None,
     changes: dict[str, Any],
-    output: Path | None,
-    epochs: float | None,
     **where: Any,
 ) -> "Result":
     """Resume a run; what else is given on the command line must agree with its recipe."""
-    for option, given in (("--output", output), ("--epochs", epochs)):
-        if given is not None:
-            raise UsageError(f"--resume keeps the run's own folder and length: leave {option} out")
     own = Run.open(path).recipe
     expected = get_recipe(recipe, model or own.network) if recipe else own
     if model is not None and model != own.network:
@@ -180,9 +212,10 @@ def _resume(
     return experiment.resume(path, recipe=expected, **where)
 
 
-def _print_result(result: "Result", data_dir: Path | None) -> None:
+def _print_result(result: "Result", data: str | None, data_dir: Path | None) -> None:
     figures = result.figures
-    where = f" --data-dir {data_dir}" if data_dir else ""
+    photographs = data is not None and data not in DATASETS
+    where = f" --data {data}" if photographs else f" --data-dir {data_dir}" if data_dir else ""
     print_line(
         f"test error {figures['error']:.2f} % on {figures['images']:,} images, after "
         f"{figures['iterations']:,} iterations, {figures['seconds']:.0f} s of training "
@@ -194,6 +227,8 @@ def _print_result(result: "Result", data_dir: Path | None) -> None:
             f"best validation error {best['error']:.2f} % at step {best['step']:,}, "
             f"where the test error was {best['test_error']:.2f} %"
         )
+    if figures.get("skipped"):
+        print_line(f"skipped {len(figures['skipped'])} images that cannot be decoded: see result.json")
     print_line(f"run     {result.path}")
     print_line(f"curves  {result.path / 'curves.png'}")
     print_line(f"model   {result.path / 'model'}")

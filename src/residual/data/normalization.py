@@ -1,13 +1,21 @@
 """Normalization of pixel values by mean and standard deviation: one part of preprocessing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..errors import DataError
 from .dataset import Split
+
+# of ILSVRC 2012 on the 0..1 scale, as torchvision and its followers use them
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)  # 0..1 scale, as torchvision has them
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,22 +31,38 @@ class Normalization:
     @classmethod
     def of(cls, split: Split) -> "Normalization":
         """Measure the per-pixel mean and the per-channel standard deviation of a training set."""
+        return cls.of_images([split.images])
+
+    @classmethod
+    def of_images(cls, parts: Iterable[Tensor]) -> "Normalization":
+        """Measure the same of images that come one [H, W, 3] or several [N, H, W, 3] at a time, all uint8.
+
+        Raises:
+            DataError: there are none.
+        """
         # 64-bit sums of whole numbers: exact, so the same on every machine
-        pixels = split.images.reshape(len(split), -1)
-        mean = pixels.sum(0, dtype=torch.int64).double().div(len(split)).reshape(split.images.shape[1:])
-        counts = torch.stack(
-            [torch.bincount(split.images[..., c].flatten(), minlength=256) for c in range(3)]
-        )
-        levels = torch.arange(256, dtype=torch.float64)
-        total = counts[0].sum()
-        channel_mean = (counts * levels).sum(1) / total
-        variance = (counts * levels**2).sum(1) / total - channel_mean**2
-        return cls(mean.float(), variance.sqrt().clamp_min(1).float())
+        count, pixels, levels = 0, torch.tensor(0), torch.zeros(3, 256, dtype=torch.int64)
+        for images in parts:
+            images = images if images.dim() == 4 else images[None]
+            count += len(images)
+            pixels = pixels + images.sum(0, dtype=torch.int64)
+            levels += torch.stack([torch.bincount(images[..., c].flatten(), minlength=256) for c in range(3)])
+        if not count:
+            raise DataError("there are no images to measure a mean on")
+        values = torch.arange(256, dtype=torch.float64)
+        total = levels[0].sum()
+        channel_mean = (levels * values).sum(1) / total
+        variance = (levels * values**2).sum(1) / total - channel_mean**2
+        return cls(pixels.double().div(count).float(), variance.sqrt().clamp_min(1).float())
 
     @classmethod
     def of_channels(cls, mean: Sequence[float], std: Sequence[float]) -> "Normalization":
         """Take channel means and standard deviations that are given on the 0..1 scale."""
         return cls(torch.tensor(mean) * 255, torch.tensor(std) * 255)
+
+    def of_any_size(self) -> "Normalization":
+        """Return it with a channel mean in place of a per-pixel mean, which fits one size of images only."""
+        return Normalization(self.mean.reshape(-1, 3).mean(0), self.std)
 
     def to(self, device: torch.device) -> "Normalization":
         """Return it on a device."""

@@ -78,7 +78,7 @@ def _load(data: str | None, config: ModelConfig, data_dir: str | Path | None) ->
 def _evaluate(
     network: nn.Module, dataset: Dataset, config: ModelConfig, device: torch.device, quiet: bool
 ) -> Evaluation:
-    with Reporter(not quiet) as reporter, reporter.evaluating("test set", len(dataset.test)) as progress:
+    with Reporter(not quiet) as reporter, reporter.working("test set", len(dataset.test)) as progress:
         return evaluate_split(network, dataset.test, config.preprocessing, device, progress)
 
 

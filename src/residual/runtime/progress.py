@@ -90,14 +90,17 @@ class Reporter:
         self.say(f"step {step}/{self._last_step}  {kind} error {error:.2f} %")
 
     @contextmanager
-    def evaluating(self, what: str, images: int) -> Iterator[Callable[[int], None]]:
-        """Show a bar during an evaluation; gives a function that takes the number of images done."""
+    def working(self, what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        """Show a bar for a stretch of work, such as an evaluation; gives a function that takes what is done.
+
+        `total`, like what is done, is mostly a number of images; None where it is not known before.
+        """
         if not self._open_bar():
             yield lambda _done: None
             return
         bar = self._bar
         assert bar is not None
-        task = bar.add_task(what, total=images, figures="")
+        task = bar.add_task(what, total=total, figures="")
         try:
             yield lambda done: bar.update(task, completed=done)
         finally:

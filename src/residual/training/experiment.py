@@ -13,9 +13,10 @@ from ..data.cifar import RELEASES, find
 from ..data.convert import as_dataset
 from ..data.dataset import Dataset, Split
 from ..data.loader import Batches
+from ..data.photos import OnBadImage, PhotoDataset, Photos
 from ..errors import RunError, UsageError
 from ..evaluation.classification import Evaluation
-from ..recipes.schema import Recipe, differences
+from ..recipes.schema import FOLDER, Recipe, differences
 from ..runtime import device as devices
 from ..runtime.files import found as is_found
 from ..runtime.progress import Reporter
@@ -23,8 +24,9 @@ from ..runtime.signals import Interrupted, stop_signals
 from .engine import Engine
 from .finish import evaluate_trained, write
 from .prepare import Prepared, prepare
-from .run_folder import Run
+from .run_folder import Run, has_own_dataset
 from .trainer import Trained, Trainer
+from .training_data import Reading
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,9 @@ def train(
     dataset: Any = None,
     test: Any = None,
     network: nn.Module | None = None,
+    workers: int | None = None,
+    cache: int = 0,
+    on_bad_image: OnBadImage = "stop",
     quiet: bool = False,
     reporter: Reporter | None = None,
 ) -> Result:
@@ -57,14 +62,19 @@ def train(
     Args:
         recipe: for example `get_recipe("paper", "resnet20").replace({"seed": 1})`.
         output: the run folder, which must not exist; by default `runs/DATE-NETWORK-seedSEED`.
-        data_dir: see `load_dataset`.
+        data_dir: see `load_dataset`; for photographs (a recipe with `data = "folder"`) their folder, as
+            `load_folder` takes it.
         device: "cuda", "mps" (untested) or "cpu"; by default "cuda" where it is available, else "cpu".
-        dataset: used in place of the recipe's data: a `Dataset`, or anything with `__len__` and `__getitem__`
-            that `as_dataset` converts. Its name goes into result and model card.
+        dataset: used in place of the recipe's data: a `Dataset`, photographs from `load_folder`, or anything
+            with `__len__` and `__getitem__` that `as_dataset` converts. Its name goes into result and card.
         test: the test set that belongs to `dataset`, if that is not a `Dataset`.
         network: trained in place, instead of the recipe's network: any module that maps images [N, 3, H, W]
             to logits [N, classes]. Its random layers, such as dropout, draw from torch's global generator,
             which a resume does not restore.
+        workers: processes that decode photographs; by default as many as suit the device. The batches are the
+            same whatever the number.
+        cache: keep photographs decoded on the disk in at most this many bytes; 0: do not.
+        on_bad_image: "stop" at a photograph that cannot be decoded, or "skip" it: another takes its place.
         quiet: show no progress.
         reporter: shows progress in place of the default one.
 
@@ -76,11 +86,21 @@ def train(
         raise UsageError(f"train takes a recipe, such as get_recipe('paper', 'resnet20'), not {recipe!r:.80}")
     if output is not None and is_found(Path(output).exists):
         raise RunError(f"{output} exists already: a run is never overwritten")
+    reporter = reporter or Reporter(not quiet)
     own = _as_dataset(dataset, test)
-    prepared = prepare(recipe, data_dir=data_dir, device=device, dataset=own, network=network)
+    with reporter:
+        prepared = prepare(
+            recipe,
+            data_dir=data_dir,
+            device=device,
+            dataset=own,
+            network=network,
+            reading=Reading(workers, cache, on_bad_image),
+            reporter=reporter,
+        )
     run = Run.create(None if output is None else Path(output), recipe, prepared.facts(data_dir))
     with run.locked():
-        return _run(run, prepared, reporter or Reporter(not quiet))
+        return _run(run, prepared, reporter)
 
 
 def resume(
@@ -92,6 +112,7 @@ def resume(
     dataset: Any = None,
     test: Any = None,
     network: nn.Module | None = None,
+    workers: int | None = None,
     quiet: bool = False,
     reporter: Reporter | None = None,
 ) -> Result:
@@ -100,8 +121,9 @@ def resume(
     On a CPU (on CUDA with `deterministic = true`) the resume is bit-exact: the run keeps the number of
     threads that it began with, and the caller's number is restored afterwards. `recipe`, where given, must be
     the run's own; data folder and device are those that the run began with, unless others are given. A
-    dataset or network that was passed to `train` is passed again. A corrupted checkpoint, or another version
-    of torch, is reported in one line and noted in `environment.json`.
+    dataset or network that was passed to `train` is passed again. Photographs must be the same, and are read
+    as at the start, but for the number of `workers`. A corrupted checkpoint, or another version of torch, is
+    reported in one line and noted in `environment.json`.
 
     Raises:
         ResidualError: as `train`; also if the recipe was changed or the checkpoint does not fit.
@@ -115,7 +137,8 @@ def resume(
     began = run.environment
     _check_own(run, began, dataset, network)
     data_dir = data_dir or _recorded_data_dir(run.recipe, began)
-    with devices.cpu_threads(began["hardware"]["threads"]):
+    reporter = reporter or Reporter(not quiet)
+    with devices.cpu_threads(began["hardware"]["threads"]), reporter:
         prepared = prepare(
             run.recipe,
             data_dir=data_dir,
@@ -123,27 +146,32 @@ def resume(
             dataset=_as_dataset(dataset, test),
             network=network,
             precision=began.get("precision"),
+            reading=Reading.of_run(began.get("reading"), workers),
+            reporter=reporter,
         )
+        _check_images(run, began, prepared)
         facts = prepared.facts(data_dir)
         facts["notes"] = _other_versions(began, facts)
         with run.locked():
-            return _run(run, prepared, reporter or Reporter(not quiet), facts)
+            return _run(run, prepared, reporter, facts)
 
 
-def _as_dataset(dataset: Any, test: Any) -> Dataset | None:
-    """Return a `Dataset` as it is, and convert any other kind."""
-    if dataset is None or isinstance(dataset, Dataset):
+def _as_dataset(dataset: Any, test: Any) -> Dataset | PhotoDataset | None:
+    """Return a dataset of this package as it is, and convert any other kind."""
+    if dataset is None or isinstance(dataset, Dataset | PhotoDataset):
         if test is not None:
-            raise UsageError("test= goes with a dataset= that is not a residual.Dataset, which has its own")
+            raise UsageError("test= goes with a dataset= that is not one of residual's, which have their own")
         return dataset
     return as_dataset(dataset, test)
 
 
 def _check_own(run: Run, began: Mapping[str, Any], dataset: Any, network: nn.Module | None) -> None:
     """Refuse to resume without the dataset or the network that the caller passed to `train`."""
-    name, own = began.get("dataset", run.recipe.data), began.get("own_network")
-    if dataset is None and name != run.recipe.data:
-        raise RunError(f"{run.path} was trained on a dataset of your own, '{name}': resume(..., dataset=...)")
+    own = began.get("own_network")
+    if dataset is None and has_own_dataset(began, run.recipe):
+        raise RunError(
+            f"{run.path} was trained on a dataset of your own, '{began['dataset']}': resume(..., dataset=...)"
+        )
     if network is None and own is not None:
         raise RunError(f"{run.path} trains a network of your own, '{own}': resume(..., network=...)")
     if network is not None and own is None:
@@ -153,10 +181,21 @@ def _check_own(run: Run, began: Mapping[str, Any], dataset: Any, network: nn.Mod
 def _recorded_data_dir(recipe: Recipe, began: Mapping[str, Any]) -> Path | None:
     """Return where the run found its data, if it is still there."""
     release, root = RELEASES.get(recipe.data), began.get("data_dir")
+    if recipe.data == FOLDER and root is not None:
+        return Path(root)
     if release is None or root is None:
         return None
     there = find(release, Path(root)) is not None or (Path(root) / release.archive).is_file()
     return Path(root) if there else None
+
+
+def _check_images(run: Run, began: Mapping[str, Any], prepared: Prepared) -> None:
+    """Refuse to resume with other photographs than the run began with."""
+    before, now = began.get("images_sha256"), prepared.data.facts.get("images_sha256")
+    if before != now:
+        raise RunError(
+            f"{run.path} began with other images than those in the folder now: bring them back, or train anew"
+        )
 
 
 def _other_versions(began: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
@@ -170,7 +209,7 @@ def _other_versions(began: Mapping[str, Any], facts: Mapping[str, Any]) -> list[
 def _run(run: Run, prepared: Prepared, reporter: Reporter, resumed: dict[str, Any] | None = None) -> Result:
     """Go through the stages, from the start or, with the facts of a resume, from the last checkpoint."""
     engine = Engine(
-        prepared.recipe.replace({"precision": prepared.precision}), prepared.network, prepared.batches
+        prepared.recipe.replace({"precision": prepared.precision}), prepared.network, prepared.data.batches
     )
     trainer = Trainer(engine, run, reporter, _evaluations(prepared, reporter))
     with reporter, devices.cuda_settings(prepared.recipe.deterministic), stop_signals.handled():
@@ -181,6 +220,8 @@ def _run(run: Run, prepared: Prepared, reporter: Reporter, resumed: dict[str, An
             return Result(run.path, write(run, prepared, evaluated))
         except Interrupted as error:
             raise trainer.stopped(error.number) from None
+        finally:
+            prepared.data.batches.close()
 
 
 def _begin(trainer: Trainer, prepared: Prepared, resumed: dict[str, Any] | None) -> None:
@@ -201,18 +242,22 @@ def _begin(trainer: Trainer, prepared: Prepared, resumed: dict[str, Any] | None)
 def _train(trainer: Trainer, prepared: Prepared) -> Trained:
     trained = trainer.fit()
     if prepared.recipe.recompute_batchnorm:
-        _recompute_batchnorm(trained.network, prepared.batches)
+        _recompute_batchnorm(trained.network, prepared.data.batches)
     return trained
 
 
 def _evaluations(prepared: Prepared, reporter: Reporter) -> dict[str, Callable[[nn.Module], Evaluation]]:
     """Choose what is evaluated during training: the validation set, and the test set only if asked for."""
-    recipe, dataset = prepared.recipe, prepared.dataset
-    splits = {"validation": prepared.validation, "test": dataset.test if recipe.curve == "test" else None}
-    chosen = {kind: split.to(prepared.device) for kind, split in splits.items() if split is not None}
+    recipe, data = prepared.recipe, prepared.data
+    splits = {"validation": data.validation, "test": data.dataset.test if recipe.curve == "test" else None}
+    chosen = {
+        kind: split.to(prepared.device) if isinstance(split, Split) else split
+        for kind, split in splits.items()
+        if split is not None
+    }
 
-    def evaluate(kind: str, split: Split, network: nn.Module) -> Evaluation:
-        with reporter.evaluating(f"{kind} set", len(split)) as progress:
+    def evaluate(kind: str, split: Split | Photos, network: nn.Module) -> Evaluation:
+        with reporter.working(f"{kind} set", len(split)) as progress:
             return prepared.evaluate(split, network, progress)
 
     return {kind: partial(evaluate, kind, split) for kind, split in chosen.items()}

@@ -29,9 +29,9 @@ class Evaluated:
 
 def evaluate_trained(prepared: Prepared, trained: Trained, reporter: Reporter) -> Evaluated:
     """Evaluate the last step, and the best validation step, on the test set."""
-    test = prepared.dataset.test
-    with reporter.evaluating("test set", len(test)) as progress:
-        found = prepared.evaluate(test, progress=progress)
+    test = prepared.data.dataset.test
+    with reporter.working("test set", len(test)) as progress:
+        found = prepared.evaluate(test, trained.network, progress)
     return Evaluated(trained, found, _evaluate_best(prepared, trained, reporter))
 
 
@@ -49,7 +49,7 @@ def _evaluate_best(prepared: Prepared, trained: Trained, reporter: Reporter) -> 
         return None
     network = copy.deepcopy(prepared.network)
     network.load_state_dict(state["network"])
-    return {**state["best"], "test_error": prepared.evaluate(prepared.dataset.test, network).error}
+    return {**state["best"], "test_error": prepared.evaluate(prepared.data.dataset.test, network).error}
 
 
 def write(run: Run, prepared: Prepared, evaluated: Evaluated) -> dict[str, Any]:
@@ -76,15 +76,16 @@ def _write_model(run: Run, prepared: Prepared, evaluated: Evaluated) -> str:
     config = ModelConfig(
         network=prepared.own_network or prepared.recipe.network,
         shortcut=None if prepared.own_network else prepared.recipe.shortcut,
-        class_names=prepared.dataset.class_names,
-        preprocessing=prepared.preprocessing,
-        data=prepared.dataset.name,
+        class_names=prepared.data.dataset.class_names,
+        preprocessing=prepared.data.preprocessing,
+        data=prepared.data.dataset.name,
         recipe=recipe_label(prepared.recipe),
+        variant=None if prepared.own_network else prepared.recipe.variant,
     )
     facts = _facts(prepared, evaluated)
     if prepared.own_network:
-        return save_own_network(run.model, prepared.network, config, facts)
-    return save_model(run.model, prepared.network, config, model_card(config, facts))
+        return save_own_network(run.model, evaluated.trained.network, config, facts)
+    return save_model(run.model, evaluated.trained.network, config, model_card(config, facts))
 
 
 def _facts(prepared: Prepared, evaluated: Evaluated) -> Mapping[str, Any]:
@@ -106,7 +107,7 @@ def _figures(prepared: Prepared, evaluated: Evaluated) -> dict[str, Any]:
     return {
         "network": prepared.own_network or recipe.network,
         "shortcut": None if prepared.own_network else recipe.shortcut,
-        "data": prepared.dataset.name,
+        "data": prepared.data.dataset.name,
         "recipe": recipe_label(recipe),
         "seed": recipe.seed,
         "iterations": trained.steps,

@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -27,7 +27,7 @@ import torch.multiprocessing
 from ..data.dataset import Dataset, Split
 from ..data.load import load_dataset
 from ..errors import DataError, InterruptedRunError, ResidualError
-from ..recipes.schema import Recipe
+from ..recipes.schema import FOLDER, Recipe
 from ..runtime.files import found
 from ..runtime.progress import Reporter
 from ..runtime.signals import Interrupted, stop_signals
@@ -59,6 +59,7 @@ def run_jobs(
     *,
     data_dir: str | Path | None = None,
     device: str | None = None,
+    reading: Mapping[str, Any] | None = None,
     quiet: bool = True,
     finished: Callable[[Job, int], None] = lambda _job, _code: None,
     stop: Callable[[], bool] = lambda: False,
@@ -71,6 +72,7 @@ def run_jobs(
         jobs: what to train, in this order.
         at_once: processes at a time; on a CPU they share its cores.
         data_dir, device: see `train`.
+        reading: `workers`, `cache` and `on_bad_image`, as `train` takes them, for photographs.
         quiet: show no progress; otherwise each line begins with the name of its run.
         finished: called with each run that ends and its exit code.
         stop: polled; once it returns True, the runs in progress are saved and no other is started.
@@ -83,9 +85,9 @@ def run_jobs(
         InterruptedRunError: SIGTERM or SIGINT came; every run in progress was saved.
     """
     context = torch.multiprocessing.get_context("spawn")
-    names = {job.recipe.data for job in jobs}
+    names = {job.recipe.data for job in jobs if job.recipe.data != FOLDER}  # files need no sharing
     shared = {name: _SharedDataset.of(load_dataset(name, data_dir), context) for name in sorted(names)}
-    where = (data_dir, device, max(1, torch.get_num_threads() // at_once), quiet)
+    where = (data_dir, device, reading or {}, max(1, torch.get_num_threads() // at_once), quiet)
     waiting, working, codes = list(jobs), dict[int, _Worker](), dict[Path, int]()
     with stop_signals.handled(), stop_signals.deferred():
         try:
@@ -94,7 +96,7 @@ def run_jobs(
                 stopping = stopping or stop_signals.number is not None or stop()
                 while waiting and len(working) < at_once and not stopping:
                     job = waiting.pop(0)
-                    worker = _start(context, job, shared[job.recipe.data], *where)
+                    worker = _start(context, job, shared.get(job.recipe.data), *where)
                     working[worker.process.sentinel] = worker
                 if stopping:
                     for worker in working.values():
@@ -160,24 +162,27 @@ def _ignoring_sigint() -> Iterator[None]:
 def _work(
     lifeline: Connection,
     job: Job,
-    dataset: "_SharedDataset",
+    dataset: "_SharedDataset | None",
     data_dir: str | Path | None,
     device: str | None,
+    reading: Mapping[str, Any],
     threads: int,
     quiet: bool,
 ) -> None:
     """Train one run in this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which passes it on
     torch.set_num_threads(threads)
-    where: dict[str, Any] = {"data_dir": data_dir, "device": device, "dataset": dataset.open()}
+    where: dict[str, Any] = {"data_dir": data_dir, "device": device}
+    if dataset is not None:
+        where["dataset"] = dataset.open()
     where["reporter"] = Reporter(not quiet, prefix=f"{job.output.name}: ")
     try:
         with stop_signals.handled((signal.SIGTERM,)):
             threading.Thread(target=_watch, args=(lifeline,), daemon=True).start()
             if found((job.output / "recipe.json").is_file):
-                resume(job.output, recipe=job.recipe, **where)
+                resume(job.output, recipe=job.recipe, workers=reading.get("workers"), **where)
             else:
-                train(job.recipe, output=job.output, **where)
+                train(job.recipe, output=job.output, **where, **reading)
     except Interrupted as error:
         sys.exit(128 + error.number)
     except ResidualError as error:

@@ -9,20 +9,23 @@ import torch
 from torch import nn
 
 from ..data.cifar import default_root
-from ..data.dataset import Dataset, Split, split_validation
+from ..data.dataset import Dataset, Split
+from ..data.folder import load_folder
 from ..data.load import load_dataset
-from ..data.loader import TrainBatches
-from ..data.preprocessing import Preprocessing
+from ..data.loader import Batches
+from ..data.photos import PhotoDataset, Photos
 from ..errors import UsageError
 from ..evaluation.classification import Evaluation, evaluate_split
+from ..evaluation.photographs import evaluate_photos
 from ..models.build import build_model
 from ..models.fused import rule_fuses
 from ..models.network import Network
-from ..recipes.augment import PadCrop
-from ..recipes.schema import Recipe
+from ..recipes.schema import FOLDER, Recipe
 from ..runtime import device as devices
 from ..runtime.environment import environment_facts
+from ..runtime.progress import Reporter
 from ..zoo.own_network import class_path
+from .training_data import Reading, TrainingData, in_memory, photographs
 
 
 @dataclass(frozen=True)
@@ -30,25 +33,25 @@ class Prepared:
     """A run's parts, on their device, before anything is written."""
 
     recipe: Recipe
-    dataset: Dataset
-    batches: TrainBatches
-    preprocessing: Preprocessing
-    validation: Split | None
-    validation_sha256: str | None
+    data: TrainingData
     network: nn.Module
     own_network: str | None  # the class of a network that the caller passed
+    own_dataset: bool  # whether the caller passed data that the recipe does not name
     device: torch.device
     precision: str  # resolved: never "auto"
     denormals_flushed: bool
 
     def evaluate(
         self,
-        split: Split,
-        network: nn.Module | None = None,
+        split: Split | Photos,
+        network: nn.Module,
         progress: Callable[[int], None] = lambda _done: None,
     ) -> Evaluation:
-        """Evaluate the network in training, or another of its kind, on a split."""
-        return evaluate_split(network or self.network, split, self.preprocessing, self.device, progress)
+        """Evaluate a network, such as the one in training, on a split."""
+        preprocessing, device = self.data.preprocessing, self.device
+        if isinstance(split, Photos):
+            return evaluate_photos(network, split, preprocessing, device, progress, self.data.workers)
+        return evaluate_split(network, split, preprocessing, device, progress)
 
     def facts(self, data_dir: str | Path | None) -> dict[str, Any]:
         """Return what `environment.json` records."""
@@ -57,11 +60,12 @@ class Prepared:
         )
         return {
             **environment_facts(devices.describe(self.device)),
-            "dataset": self.dataset.name,
+            "dataset": self.data.dataset.name,
             "data_dir": str(Path(data_dir or default_root()).resolve()),
+            "own_dataset": self.own_dataset,
             "own_network": self.own_network,
             "precision": self.precision,
-            "validation_sha256": self.validation_sha256,
+            **self.data.facts,
             "denormals_flushed": self.denormals_flushed,
             "bn_relu": "fused" if fused else "plain",
         }
@@ -72,9 +76,11 @@ def prepare(
     *,
     data_dir: str | Path | None = None,
     device: str | None = None,
-    dataset: Dataset | None = None,
+    dataset: Dataset | PhotoDataset | None = None,
     network: nn.Module | None = None,
     precision: str | None = None,
+    reading: Reading = Reading(),  # noqa: B008, a frozen value
+    reporter: Reporter | None = None,
 ) -> Prepared:
     """Load and build all that a run needs.
 
@@ -83,46 +89,51 @@ def prepare(
         dataset: used in place of the recipe's, if given.
         network: used in place of the recipe's, if given.
         precision: the one that a resumed run began with; by default the recipe's, resolved for the device.
+        reading: how photographs are read.
+        reporter: shows the progress of what takes long.
 
     Raises:
         ResidualError: the device, the data or the network do not fit.
     """
+    reporter = reporter or Reporter(enabled=False)
     where = devices.resolve_device(device)
     precision = precision or devices.resolve_precision(recipe.precision, where)
     flushed = devices.prepare(where)
-    dataset = dataset if dataset is not None else load_dataset(recipe.data, data_dir)
-    part, validation, digest = dataset.train, None, None
-    if recipe.validation:
-        count = recipe.validation_images(len(dataset.train))
-        part, validation, digest = split_validation(dataset.train, count)
-    preprocessing = Preprocessing.measure(part)
-    if recipe.augment.early_size >= min(dataset.image_size):
-        raise UsageError(f"augment.early_size must be below the images' {min(dataset.image_size)} pixels")
-    assert isinstance(recipe.augment, PadCrop)
-    batches = TrainBatches(
-        part.to(where), preprocessing.to(where), recipe.batch_size, recipe.augment, recipe.seed
-    )
+    own_dataset = dataset is not None and dataset.name != recipe.data
+    dataset = dataset if dataset is not None else _load(recipe, data_dir, reading, reporter)
     own = None if network is None else class_path(network)
-    if network is None:
+    if network is None:  # before the data, which may take long to prepare
         network = _create_network(recipe, len(dataset.class_names))
-        network.check_training(recipe.batch_size, *preprocessing.image_size)
+        network.check_training(recipe.batch_size, *_training_size(recipe, dataset))
+    if isinstance(dataset, PhotoDataset):
+        data = photographs(recipe, dataset, where, reading, reporter)
+    else:
+        data = in_memory(recipe, dataset, where)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     network.to(where, memory_format=layout)  # type: ignore[call-overload]
     if own is not None:
-        _check_network(network, batches, len(dataset.class_names))
-    return Prepared(
-        recipe,
-        dataset,
-        batches,
-        preprocessing,
-        validation,
-        digest,
-        network,
-        own,
-        where,
-        precision,
-        flushed,
-    )
+        _check_network(network, data.batches, len(dataset.class_names))
+    return Prepared(recipe, data, network, own, own_dataset, where, precision, flushed)
+
+
+def _load(
+    recipe: Recipe, data_dir: str | Path | None, reading: Reading, reporter: Reporter
+) -> Dataset | PhotoDataset:
+    """Load the recipe's data: a data set by its name, or the photographs in `data_dir`."""
+    if recipe.data != FOLDER:
+        return load_dataset(recipe.data, data_dir)
+    if data_dir is None:
+        raise UsageError(f"the recipe {recipe.name} trains on photographs: say in which folder, with --data")
+    with reporter.working("reading the folder, files") as progress:
+        dataset = load_folder(data_dir, on_bad_image=reading.on_bad_image, progress=progress)
+    if dataset.changed:
+        reporter.say(f"note: {dataset.changed}")
+    return dataset
+
+
+def _training_size(recipe: Recipe, dataset: Dataset | PhotoDataset) -> tuple[int, int]:
+    """Return height and width of the largest training images, in pixels."""
+    return dataset.image_size if isinstance(dataset, Dataset) else (recipe.image_size, recipe.image_size)
 
 
 def _create_network(recipe: Recipe, classes: int) -> Network:
@@ -133,18 +144,18 @@ def _create_network(recipe: Recipe, classes: int) -> Network:
             recipe.network,
             num_classes=classes,
             shortcut=recipe.shortcut,
+            variant=recipe.variant,
             checkpoint_activations=recipe.checkpoint_activations,
         )
 
 
-def _check_network(network: nn.Module, batches: TrainBatches, classes: int) -> None:
+def _check_network(network: nn.Module, batches: Batches, classes: int) -> None:
     """Try a network of the caller's on two images.
 
     Raises:
         UsageError: it fails, does not give logits [2, classes], or its state is not all tensors.
     """
-    index = torch.zeros(2, dtype=torch.int64, device=batches.device)
-    images, _ = batches.make(index, torch.zeros_like(index)[:, None].expand(2, 2), index.bool())
+    images = batches[0][0].repeat(2, 1, 1, 1)[:2]  # a batch may hold a single one
     was_training = network.training
     try:
         with torch.no_grad():

@@ -131,7 +131,7 @@ class Run:
         """Say how to resume the run; a network or dataset of the caller's has to be passed again."""
         values = read_object(self._environment, {}, COPY)
         own = ["network=..."] if values.get("own_network") else []
-        own += ["dataset=..."] if values.get("dataset", self.recipe.data) != self.recipe.data else []
+        own += ["dataset=..."] if has_own_dataset(values, self.recipe) else []
         if own:
             return f"residual.resume({str(self.path)!r}, {', '.join(own)}) resumes it"
         return f"'residual train --resume {self.path}' resumes it"
@@ -203,6 +203,12 @@ class Run:
         kept = [json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step]
         with as_run_errors(self._metrics):
             write_text(self._metrics, "".join(kept))
+
+
+def has_own_dataset(environment: Mapping[str, Any], recipe: Recipe) -> bool:
+    """Tell whether the caller passed the dataset of a run; early versions recorded its name alone."""
+    named_otherwise = environment.get("dataset", recipe.data) != recipe.data
+    return bool(environment.get("own_dataset", named_otherwise))
 
 
 def _sweep_unfinished(path: Path) -> None:

@@ -2,11 +2,11 @@
 
 import torch
 
-from ...data.normalization import Normalization
+from ...data.normalization import IMAGENET_MEAN, IMAGENET_STD, Normalization
 from ...data.preprocessing import Preprocessing
 from ...models.blocks import BasicBlock, Bottleneck
 from ...models.build import CIFAR_WIDTHS
-from .source import IMAGENET_MEAN, IMAGENET_STD, Converted, State, WeightsFile
+from .source import Converted, State, WeightsFile
 
 NAME = "akamaster/pytorch_resnet_cifar10"
 

@@ -7,14 +7,11 @@ from typing import Any
 from torch import Tensor
 
 from ...data.imagenet_classes import NAMES
-from ...data.normalization import Normalization
+from ...data.normalization import IMAGENET_MEAN, IMAGENET_STD, Normalization
 from ...data.preprocessing import Preprocessing
 
 State = dict[str, Tensor]
 IMAGENET = "imagenet-1k"  # the data set's name on the Hugging Face Hub
-# of ILSVRC 2012 on the 0..1 scale, as torchvision and its followers use them
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ...data.normalization import IMAGENET_MEAN, IMAGENET_STD
 from ...data.preprocessing import Preprocessing
 from ...errors import CheckpointError
-from .source import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Converted,
-    State,
-    WeightsFile,
-    channels,
-    imagenet_preprocessing,
-)
+from .source import Converted, State, WeightsFile, channels, imagenet_preprocessing
 
 NAME = "timm"
 NETWORKS = (*(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)), "vgg19", "vgg19_bn")

@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ...data.normalization import IMAGENET_MEAN, IMAGENET_STD
 from ...data.preprocessing import Fit, Preprocessing
 from ...errors import CheckpointError
-from .source import IMAGENET_MEAN, IMAGENET_STD, Converted, WeightsFile, channels, imagenet_preprocessing
+from .source import Converted, WeightsFile, channels, imagenet_preprocessing
 
 NAME = "Hugging Face transformers"
 # else another network

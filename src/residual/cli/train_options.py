@@ -1,0 +1,50 @@
+"""The options of the command `train`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ..recipes.catalog import RECIPES
+from ..recipes.schema import DATASETS
+
+Data = Annotated[
+    str | None,
+    typer.Option(help=f"{', '.join(DATASETS)}, a folder of photographs, or a CSV file of their paths."),
+]
+RecipeName = Annotated[
+    str | None, typer.Option(help=f"{', '.join(RECIPES)}, or a file; by default the data set's.")
+]
+Shortcut = Annotated[
+    str | None,
+    typer.Option(help="A, B or C (section 3.3); by default A for CIFAR and B for ImageNet networks."),
+]
+Iterations = Annotated[int | None, typer.Option(help="Scale the schedule to this many steps.")]
+Epochs = Annotated[float | None, typer.Option(help="Scale the schedule to this many passes over the images.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images per step; the learning rate is left as it is.")]
+Rate = Annotated[float | None, typer.Option(help="Peak learning rate, the recipe's optimizer.learning_rate.")]
+Precision = Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")]
+Seed = Annotated[int | None, typer.Option(help="Determines weights, order, crops and flips.")]
+Validation = Annotated[
+    float | None,
+    typer.Option(
+        "--validation", "--holdout", help="Training images to set apart for validation; below 1: their share."
+    ),
+]
+ImageSize = Annotated[
+    int | None, typer.Option(min=1, help="Photographs: pixels of a crop; test sizes change in proportion.")
+]
+Workers = Annotated[int | None, typer.Option(min=0, help="Photographs: processes that decode them.")]
+Cache = Annotated[
+    str | None, typer.Option(help="Photographs: keep them decoded on the disk in at most this, such as 8G.")
+]
+BadImage = Annotated[
+    Literal["stop", "skip"], typer.Option(help="At a photograph that cannot be decoded: stop, or skip it.")
+]
+Curve = Annotated[str | None, typer.Option(help="'test' draws the test error too, as Figure 6 does.")]
+Seeds = Annotated[
+    int | None, typer.Option(min=1, help="Train with seeds 0 to N-1, each in a folder in --output.")
+]
+Jobs = Annotated[int | None, typer.Option(min=1, help="With --seeds: this many runs at once.")]
+Resume = Annotated[Path | None, typer.Option(help="Resume this run, as if it had never stopped.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show warnings and notes of the libraries as well.")]

@@ -1,0 +1,191 @@
+"""The data of a run: training batches, preprocessing, validation set and test set, in memory or in files."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.cache import keep_decoded
+from ..data.dataset import Dataset, Split, split_validation
+from ..data.decode import BadImageError
+from ..data.loader import Batches, TrainBatches
+from ..data.normalization import IMAGENET_MEAN, IMAGENET_STD, Normalization
+from ..data.photo_augment import longest_side
+from ..data.photo_batches import PhotoBatches
+from ..data.photos import OnBadImage, PhotoDataset, Photos
+from ..data.preprocessing import Preprocessing
+from ..data.workers import map_in_workers
+from ..errors import RunError, UsageError
+from ..recipes.augment import PadCrop
+from ..recipes.schema import FOLDER, Recipe
+from ..runtime.progress import Reporter
+
+MEASURED = 10_000  # training images at most, from which the mean of photographs is measured
+IMAGENET = Normalization.of_channels(IMAGENET_MEAN, IMAGENET_STD)
+GROWTH = 256 / 224  # of the shorter side over the crop, as in the paper's tests (section 4.1)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How photographs are read from their files.
+
+    Args:
+        workers: processes that decode; None: as many as suit the device.
+        cache: bytes that decoded images may take on the disk; 0 keeps none.
+        on_bad_image: "stop", or "skip" to train on another in its place.
+    """
+
+    workers: int | None = None
+    cache: int = 0
+    on_bad_image: OnBadImage = "stop"
+
+    @classmethod
+    def of_run(cls, recorded: Mapping[str, Any] | None, workers: int | None) -> "Reading":
+        """Return how a run that is resumed read them, with another number of workers if one is given.
+
+        Raises:
+            RunError: the record is damaged.
+        """
+        try:
+            found = cls(**(recorded or {}))
+        except TypeError as error:
+            raise RunError(f"'reading' in environment.json is corrupted: {error}") from error
+        return found if workers is None else replace(found, workers=workers)
+
+    def workers_for(self, device: torch.device) -> int:
+        """Return the number of processes: on a CPU, which training needs itself, one."""
+        if self.workers is not None:
+            return self.workers
+        return 1 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run trains on, on its device, and what `environment.json` records of it."""
+
+    dataset: Dataset | PhotoDataset
+    batches: Batches
+    preprocessing: Preprocessing
+    validation: Split | Photos | None
+    facts: Mapping[str, Any]
+    workers: int = 0
+
+
+def in_memory(recipe: Recipe, dataset: Dataset, device: torch.device) -> TrainingData:
+    """Put images in memory on the device, and measure their mean and standard deviation.
+
+    Raises:
+        UsageError: the recipe is for photographs in files, or does not fit the size of the images.
+    """
+    augment = recipe.augment
+    if not isinstance(augment, PadCrop) or recipe.data == FOLDER:
+        raise UsageError(
+            f"the recipe {recipe.name} is for photographs in a folder, not for images in memory: "
+            "take another recipe, or give --data FOLDER"
+        )
+    if augment.early_size >= min(dataset.image_size):
+        raise UsageError(f"augment.early_size must be below the images' {min(dataset.image_size)} pixels")
+    part, validation = dataset.train, None
+    facts: dict[str, Any] = {"validation_sha256": None}
+    if recipe.validation:
+        rest, held = split_validation(len(part), recipe.validation_images(len(part)))
+        part, validation, facts = part.take(rest), part.take(held), {"validation_sha256": _digest(held)}
+    preprocessing = Preprocessing.measure(part)
+    batches = TrainBatches(part.to(device), preprocessing.to(device), recipe.batch_size, augment, recipe.seed)
+    return TrainingData(dataset, batches, preprocessing, validation, facts)
+
+
+def photographs(
+    recipe: Recipe, dataset: PhotoDataset, device: torch.device, reading: Reading, reporter: Reporter
+) -> TrainingData:
+    """Make batches of photographs in files.
+
+    Raises:
+        UsageError: the recipe is for images in memory, or its sizes do not fit together.
+        DataError: an image is bad, or the cache has no room.
+    """
+    augment = recipe.augment
+    if isinstance(augment, PadCrop) or not recipe.image_size:
+        raise UsageError(
+            f"the recipe {recipe.name} is for small images in memory: for photographs take another, such as "
+            "imagenet-paper, or set image_size and augment.kind"
+        )
+    if augment.early_size >= recipe.image_size:
+        raise UsageError(f"augment.early_size must be below image_size, {recipe.image_size} pixels")
+    workers = reading.workers_for(device)
+    photos = dataset.train
+    if reading.cache:
+        side = longest_side(augment, recipe.image_size)
+        with reporter.working("decoding once", len(photos)) as progress:
+            photos = keep_decoded(photos, side, reading.cache, workers=workers, progress=progress)
+    validation = None
+    facts: dict[str, Any] = {"validation_sha256": None}
+    if recipe.validation:
+        rest, held = split_validation(len(photos), recipe.validation_images(len(photos)))
+        photos, validation, facts = photos.take(rest), photos.take(held), {"validation_sha256": _digest(held)}
+    normalization = _normalization(recipe, photos, workers, reporter)
+    preprocessing = _preprocessing(recipe, normalization)
+    batches = PhotoBatches(
+        photos,
+        normalization,
+        recipe.image_size,
+        recipe.batch_size,
+        augment,
+        recipe.seed,
+        device,
+        workers=workers,
+    )
+    facts |= {"images_sha256": dataset.fingerprint, "reading": asdict(reading)}
+    return TrainingData(dataset, batches, preprocessing, validation, facts, workers)
+
+
+def _preprocessing(recipe: Recipe, normalization: Normalization) -> Preprocessing:
+    """Return how images are tested: shorter side to `test_resize`, center crop; with a mean that fits."""
+    size = recipe.test_size or recipe.image_size
+    resize = recipe.test_resize or round(size * GROWTH)
+    if size != recipe.image_size:
+        normalization = normalization.of_any_size()
+    return Preprocessing((size, size), normalization, resize=max(resize, size))
+
+
+def _normalization(recipe: Recipe, photos: Photos, workers: int, reporter: Reporter) -> Normalization:
+    """Return ImageNet's mean and deviation, or measure them on center crops of the training images."""
+    if recipe.normalization == "imagenet":
+        return IMAGENET
+    plain = _preprocessing(recipe.replace({"test_size": 0, "test_resize": 0}), IMAGENET)
+    order = torch.randperm(len(photos), generator=torch.Generator().manual_seed(0))[:MEASURED].sort().values
+    with reporter.working("measuring the mean", len(order)) as progress:
+        crops = map_in_workers(_Crop(photos, plain), order.tolist(), workers)
+        return Normalization.of_images(_counted(crops, progress))
+
+
+@dataclass(frozen=True)
+class _Crop:
+    """The center crop of an image as the test has it; None for a bad one that is to be skipped."""
+
+    photos: Photos
+    preprocessing: Preprocessing
+
+    def __call__(self, index: int) -> Tensor | None:
+        try:
+            return self.preprocessing.load(self.photos, index)
+        except BadImageError:
+            if self.photos.on_bad_image == "stop":
+                raise
+            return None
+
+
+def _counted(crops: Iterator[Tensor | None], progress: Callable[[int], None]) -> Iterator[Tensor]:
+    for number, crop in enumerate(crops, start=1):
+        progress(number)
+        if crop is not None:
+            yield crop
+
+
+def _digest(indices: Tensor) -> str:
+    """Return the SHA-256 of a validation set's indices (int32, ascending), which identifies it."""
+    return hashlib.sha256(indices.to(torch.int32).numpy().tobytes()).hexdigest()
