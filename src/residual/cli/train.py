@@ -11,7 +11,7 @@ from ..errors import DataError, UsageError
 from ..models.names import for_small_images, parse_name
 from ..recipes.catalog import get_recipe
 from ..recipes.schema import DATASETS, FOLDER, Recipe, parse_overrides
-from ..runtime.files import found, parse_bytes
+from ..runtime.files import found
 from ..training.run_folder import Run
 from . import train_options as options
 from .models import Variant
@@ -66,7 +66,7 @@ def train(
     named |= {"precision": precision, "optimizer.learning_rate": lr}
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     changes |= parse_overrides(override or [])
-    reading = {"workers": workers, "cache": parse_bytes(cache), "on_bad_image": on_bad_image}
+    reading = {"workers": workers, "cache": options.parse_bytes(cache), "on_bad_image": on_bad_image}
     where = {"data_dir": data_dir, "device": device}
     if jobs is not None and seeds is None:
         raise UsageError("--jobs goes with --seeds: it says how many of the seeds' runs train at once")

@@ -5,9 +5,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..errors import UsageError
 from ..recipes.catalog import RECIPES
 from ..recipes.schema import DATASETS
 
+UNITS = {"M": 10**6, "G": 10**9, "T": 10**12}
 Data = Annotated[
     str | None,
     typer.Option(help=f"{', '.join(DATASETS)}, a folder of photographs, or a CSV file of their paths."),
@@ -17,7 +19,7 @@ RecipeName = Annotated[
 ]
 Shortcut = Annotated[
     str | None,
-    typer.Option(help="A, B or C (section 3.3); by default A for CIFAR and B for ImageNet networks."),
+    typer.Option(help="A, B or C (section 3.3); by default A for CIFAR nets, B for ImageNet."),
 ]
 Iterations = Annotated[int | None, typer.Option(help="Scale the schedule to this many steps.")]
 Epochs = Annotated[float | None, typer.Option(help="Scale the schedule to this many passes over the images.")]
@@ -48,3 +50,20 @@ Seeds = Annotated[
 Jobs = Annotated[int | None, typer.Option(min=1, help="With --seeds: this many runs at once.")]
 Resume = Annotated[Path | None, typer.Option(help="Resume this run, as if it had never stopped.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show warnings and notes of the libraries as well.")]
+
+
+def parse_bytes(size: str | None) -> int:
+    """Read a size such as "8G" or "500M" in bytes; 0 for None.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if size is None:
+        return 0
+    try:
+        number = float(size[:-1]) * UNITS[size[-1].upper()]
+        if 0 < number < float("inf"):
+            return round(number)
+    except (IndexError, KeyError, ValueError):
+        pass
+    raise UsageError(f"a size is a number followed by M, G or T, such as 8G, not '{size}'")

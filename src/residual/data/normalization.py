@@ -13,9 +13,6 @@ from .dataset import Split
 # of ILSVRC 2012 on the 0..1 scale, as torchvision and its followers use them
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-    (0.485, 0.456, 0.406),
-    (0.229, 0.224, 0.225),
-)  # 0..1 scale, as torchvision has them
 
 
 @dataclass(frozen=True, eq=False)
