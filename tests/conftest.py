@@ -17,9 +17,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from residual.cli import main as command_line
 from residual.data import cifar
+from residual.training.run_folder import Run
+from residual.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(os.environ.get("RESIDUAL_REFERENCE") or ROOT.parent / "shared" / "data")
@@ -246,3 +249,45 @@ def cli(
         return code, out, err
 
     return call
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Callable[[], None]]:
+    """Make training meet a fault just after a given step."""
+
+    def arrange(step, fault):
+        real = Trainer.train_one
+
+        def train_one(self):
+            real(self)
+            if self.step == step:
+                fault(self)
+
+        monkeypatch.setattr(Trainer, "train_one", train_one)
+        return lambda: monkeypatch.setattr(Trainer, "train_one", real)
+
+    return arrange
+
+
+def comparable(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return everything of a finished run that must not depend on having been stopped."""
+    run = Run.open(path)
+    untimed = {"seconds", "images_per_second", "cpu_seconds", "others_share", "disturbed"}
+    result = {key: value for key, value in run.result.items() if key not in untimed}
+    metrics = [{key: value for key, value in r.items() if key not in untimed} for r in run.metrics()]
+    return result, metrics
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder of photographs of 3 classes that differ in colour: 24 in `train/`, 12 in `val/`."""
+    root, random = tmp_path_factory.mktemp("photographs") / "animals", np.random.default_rng(5)
+    for part, count in (("train", 8), ("val", 4)):
+        for channel, name in enumerate(("ant", "bee", "cat")):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 128, (40 + 9 * number, 90 - 7 * number, 3), dtype=np.uint8)
+                pixels[..., channel] += 100
+                Image.fromarray(pixels).save(folder / f"{number}.jpg", quality=90)
+    return root

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import residual
+from conftest import comparable
 from residual import get_recipe
 from residual.data.load import load_dataset
 from residual.data.loader import TrainBatches
@@ -37,33 +38,6 @@ SMALL = {"iterations": 24, "batch_size": 32, "log_every": 5, "checkpoint_every":
 
 def small(**changes):
     return get_recipe("demo", "resnet8").replace({**SMALL, **changes})
-
-
-@pytest.fixture
-def stop_at(monkeypatch):
-    """Make training meet a fault just after a given step."""
-
-    def arrange(step, fault):
-        real = Trainer.train_one
-
-        def train_one(self):
-            real(self)
-            if self.step == step:
-                fault(self)
-
-        monkeypatch.setattr(Trainer, "train_one", train_one)
-        return lambda: monkeypatch.setattr(Trainer, "train_one", real)
-
-    return arrange
-
-
-def comparable(path):
-    """Everything of a finished run that must not depend on having been stopped."""
-    run = Run.open(path)
-    untimed = {"seconds", "images_per_second", "cpu_seconds", "others_share", "disturbed"}
-    result = {key: value for key, value in run.result.items() if key not in untimed}
-    metrics = [{key: value for key, value in r.items() if key not in untimed} for r in run.metrics()]
-    return result, metrics
 
 
 def test_two_runs_are_the_same_and_another_seed_is_not(tmp_path):
