@@ -1,4 +1,4 @@
-"""Recipes for ImageNet: `imagenet-paper` (section 3.4), `imagenet-epochs`, and torchvision's `imagenet-modern`.
+"""Recipes for ImageNet: `imagenet-paper` (section 3.4), `imagenet-epochs`, and `imagenet-modern`.
 
 residual train resnet50 --recipe imagenet-paper --data-dir FOLDER     24.7 % top-1 error of the authors' model
 residual train resnet50 --recipe imagenet-modern --data-dir FOLDER    19.1 % top-1 error of torchvision's
@@ -49,9 +49,10 @@ def imagenet_epochs(network: str) -> Recipe:
 
         residual train resnet50 --recipe imagenet-epochs --data-dir FOLDER
 
-    The authors' next paper (Identity Mappings in Deep Residual Networks, 2016) divides so, and so do most
-    reimplementations. It takes three quarters of the iterations and no validation set, and the rate falls at
-    the same step with every seed. Expect the errors of imagenet-paper.
+    The authors' next paper (Identity Mappings in Deep Residual Networks, 2016, appendix) divides so, with the
+    augmentation of this one, and so do most reimplementations. It takes three quarters of the iterations and
+    no validation set, and the rate falls at the same step with every seed. Expect the errors of
+    imagenet-paper.
     """
     return Recipe(
         name="imagenet-epochs",

@@ -27,8 +27,8 @@ def explain(error: ValidationError, section: type[BaseModel], prefix: str = "") 
     key = prefix + ".".join(path)
     schema = section.model_json_schema()
     if fault["type"] == "extra_forbidden":
-        names = _properties(schema, path[:-1])
-        return unknown_key(key, names)
+        above = key.removesuffix(path[-1])
+        return unknown_key(key, [above + name for name in _properties(schema, path[:-1])])
     value = shortened(fault["input"])
     if fault["type"] == "expected":
         return f"{key} must be {fault['msg']}, not {value}"
