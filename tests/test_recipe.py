@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from residual.errors import UsageError
-from residual.recipes.catalog import RECIPES, get_recipe, recipe_label
+from residual.recipes.augment import ResizedCrop, ScaleCrop
+from residual.recipes.catalog import CIFAR_RECIPES, RECIPES, get_recipe, recipe_label
 from residual.recipes.schema import (
     Optimizer,
     Recipe,
@@ -28,9 +29,14 @@ EVERY = [(name, network) for name in RECIPES for network in NETWORKS]
 # a value other than the default for every key: (as text on the command line, as it is read)
 CHANGES = {
     "name": ("mine", "mine"),
-    "network": ("resnet32", "resnet32"),
-    "shortcut": ("B", "B"),
+    "network": ("resnet101", "resnet101"),
+    "shortcut": ("C", "C"),
+    "variant": ("v1", "v1"),
     "data": ("cifar100", "cifar100"),
+    "image_size": ("176", 176),
+    "test_size": ("225", 225),
+    "test_resize": ("232", 232),
+    "normalization": ("imagenet", "imagenet"),
     "seed": ("7", 7),
     "iterations": ("1000", 1000),
     "stop_after": ("500", 500),
@@ -59,15 +65,41 @@ CHANGES = {
     "schedule.peak": ("0.5", 0.5),
     "schedule.drops": ("[0.25, 0.5, 0.9]", [0.25, 0.5, 0.9]),
     "schedule.factor": ("0.2", 0.2),
+    "schedule.patience": ("2", 2),
+    "schedule.max_drops": ("0", 0),
     "schedule.warmup_learning_rate": ("0.01", 0.01),
     "schedule.warmup_error": ("70", 70.0),
     "schedule.warmup_window": ("50", 50),
-    "augment.padding": ("2", 2),
+    "ema.span": ("0.04", 0.04),
+    "ema.every": ("16", 16),
     "augment.flip": ("false", False),
-    "augment.alternate_flip": ("true", True),
     "augment.early_size": ("24", 24),
     "augment.early_share": ("0.5", 0.5),
+    "augment.kind": ("scale-crop", "scale-crop"),
+    "augment.padding": ("2", 2),
+    "augment.alternate_flip": ("true", True),
 }
+CHANGES_OF_KINDS = {
+    "scale-crop": {
+        "augment.shortest": ("300", 300),
+        "augment.longest": ("320", 320),
+        "augment.colour": ("0", 0.0),
+    },
+    "resized-crop": {
+        "augment.smallest": ("0.35", 0.35),
+        "augment.trivial": ("true", True),
+        "augment.erase": ("0.1", 0.1),
+        "augment.mixup": ("0.2", 0.2),
+        "augment.cutmix": ("1", 1.0),
+        "augment.repeats": ("4", 4),
+    },
+}
+EVERY_CHANGE = [
+    (kind, key, change)
+    for kind, changes in ({"pad-crop": CHANGES} | CHANGES_OF_KINDS).items()
+    for key, change in changes.items()
+    if key != "augment.kind"  # with which other keys come and go
+]
 
 
 def toml_of(values: dict, section: str = "") -> str:
@@ -114,12 +146,17 @@ def test_the_command_line_lists_the_recipes(cli):
 def test_every_key_has_a_change_here():
     assert list(CHANGES) == list(Recipe().flat())
     assert [key for key, (_, value) in CHANGES.items() if value == Recipe().flat()[key]] == []
+    common = set(CHANGES) - {"augment.padding", "augment.alternate_flip"}
+    for kind, changes in CHANGES_OF_KINDS.items():
+        keys = Recipe().replace({"augment.kind": kind}).flat()
+        assert set(keys) - common == set(changes)
+        assert [key for key, (_, value) in changes.items() if value == keys[key]] == []
 
 
-@pytest.mark.parametrize("key", CHANGES)
-def test_a_key_is_changed_from_text_and_from_a_value(key):
-    text, value = CHANGES[key]
-    base = get_recipe("paper", "resnet20")
+@pytest.mark.parametrize(("kind", "key", "change"), EVERY_CHANGE)
+def test_a_key_is_changed_from_text_and_from_a_value(kind, key, change):
+    text, value = change
+    base = get_recipe("paper", "resnet50").replace({"augment.kind": kind})
     for changed in (base.replace(parse_overrides([f" {key} = {text}"])), base.replace({key: value})):
         assert changed.flat() == {**base.flat(), key: value}
         assert type(changed.flat()[key]) is type(value)
@@ -128,9 +165,10 @@ def test_a_key_is_changed_from_text_and_from_a_value(key):
 
 
 def test_all_keys_are_changed_at_once(tmp_path):
-    together = {key: change for key, change in CHANGES.items() if key != "compile"}
+    together = {key: change for key, change in CHANGES.items() if key not in ("compile", "augment.kind")}
     changed = Recipe().replace({key: text for key, (text, _) in together.items()})
-    assert changed.flat() == {key: value for key, (_, value) in together.items()} | {"compile": False}
+    rest = {"compile": False, "augment.kind": "pad-crop"}
+    assert changed.flat() == {key: value for key, (_, value) in together.items()} | rest
     with pytest.raises(UsageError, match="choose one"):
         changed.replace({"compile": True})  # it checkpoints activations already
     (tmp_path / "all.toml").write_text(toml_of(changed.as_dict()))
@@ -172,7 +210,12 @@ def test_the_papers_recipe():
         "name": "paper",
         "network": "resnet20",
         "shortcut": "A",
+        "variant": None,
         "data": "cifar10",
+        "image_size": 0,
+        "test_size": 0,
+        "test_resize": 0,
+        "normalization": "measured",
         "seed": 0,
         "iterations": 64_000,
         "stop_after": 0,
@@ -201,14 +244,19 @@ def test_the_papers_recipe():
         "schedule.peak": 0.2,
         "schedule.drops": [0.5, 0.75],
         "schedule.factor": 0.1,
+        "schedule.patience": 5,
+        "schedule.max_drops": 3,
         "schedule.warmup_learning_rate": 0.0,
         "schedule.warmup_error": 80.0,
         "schedule.warmup_window": 100,
-        "augment.padding": 4,
+        "ema.span": 0.0,
+        "ema.every": 32,
         "augment.flip": True,
-        "augment.alternate_flip": False,
         "augment.early_size": 0,
         "augment.early_share": 0.6,
+        "augment.kind": "pad-crop",
+        "augment.padding": 4,
+        "augment.alternate_flip": False,
     }
     assert recipe.last_step == 64_000
 
@@ -326,6 +374,22 @@ BAD = [
     ("batch_size", 0),
     ("batch_size", ""),
     ("validation", -1),
+    ("validation", -0.5),
+    ("validation", 1.5),
+    ("validation", "2.5"),
+    ("validation", "nan"),
+    ("validation", math.inf),
+    ("validation", True),
+    ("variant", "v2"),
+    ("image_size", -1),
+    ("test_size", 4097),
+    ("test_resize", 0.5),
+    ("normalization", "none"),
+    ("schedule.shape", "poly"),
+    ("schedule.patience", 0),
+    ("schedule.max_drops", -1),
+    ("ema.span", -0.1),
+    ("ema.every", 0),
     ("log_every", 0),
     ("evaluate_every", 0),
     ("checkpoint_every", 0),
@@ -370,6 +434,10 @@ BAD = [
     ("augment.padding", 17),
     ("augment.padding", 1.5),
     ("augment.flip", "maybe"),
+    ("augment.kind", "crop"),
+    ("augment.kind", 1),
+    ("augment.kind", ["pad-crop"]),
+    ("augment.kind", None),
 ]
 
 
@@ -377,7 +445,7 @@ BAD = [
 def test_a_value_that_does_not_fit_is_refused_and_its_key_named(key, value):
     with pytest.raises(UsageError) as caught:
         Recipe().replace({key: value})
-    assert (key in str(caught.value)) or key in ("network", "shortcut")
+    assert (key in str(caught.value)) or key in ("network", "shortcut", "variant")
     if not isinstance(value, list):
         assert str(value) in str(caught.value)
 
@@ -436,6 +504,47 @@ def test_a_change_must_have_an_equals_sign():
         parse_overrides(["seed"])
 
 
+@pytest.mark.parametrize(
+    ("kind", "key", "owner"),
+    [
+        ("pad-crop", "mixup", "resized-crop"),
+        ("pad-crop", "shortest", "scale-crop"),
+        ("scale-crop", "padding", "pad-crop"),
+        ("resized-crop", "colour", "scale-crop"),
+    ],
+)
+def test_a_key_of_another_kind_of_augmentation_is_refused_and_that_kind_named(kind, key, owner, tmp_path):
+    message = rf"augment\.{key} goes with augment\.kind = {owner}, not with {kind}"
+    with pytest.raises(UsageError, match=message):
+        Recipe().replace({"augment.kind": kind, f"augment.{key}": 1})
+    with pytest.raises(UsageError, match=message):
+        Recipe().replace({"augment.kind": kind}).replace({key: 1})
+    path = tmp_path / "r.toml"
+    path.write_text(f'[augment]\nkind = "{kind}"\n{key} = 1\n')
+    with pytest.raises(UsageError, match=message):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("value", [5, "pad-crop", None, [4], Schedule()])
+def test_augment_must_be_a_section_of_one_of_the_kinds(value):
+    for make in (lambda: from_dict({"augment": value}), lambda: Recipe(augment=value)):
+        with pytest.raises(UsageError, match="augment must hold keys of its own, not "):
+            make()
+
+
+def test_faults_inside_a_kind_of_augmentation_name_the_key():
+    crop = {"kind": "resized-crop"}
+    for wrong, message in (
+        ({"mixup": -1}, r"augment\.mixup must be a finite number at least 0, not -1"),
+        ({"trivial": "wide"}, r"augment\.trivial must be true or false, not 'wide'"),
+        ({"mixpu": 1}, r"unknown recipe key 'augment\.mixpu'; did you mean 'augment\.mixup'"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            from_dict({"augment": {**crop, **wrong}})
+    with pytest.raises(UsageError, match=r"augment\.shortest must be at most augment\.longest, 256, not 480"):
+        Recipe(augment=ScaleCrop(shortest=480, longest=256))
+
+
 def test_a_plain_net_takes_no_shortcut():
     with pytest.raises(UsageError, match="plain network"):
         get_recipe("paper", "plain20").replace({"shortcut": "A"})
@@ -482,6 +591,39 @@ def test_a_change_to_a_plain_net_drops_the_shortcut():
         get_recipe("paper", "resnet20").replace({"network": "plain20", "shortcut": "A"})
 
 
+def test_a_change_to_a_network_without_variants_drops_the_variant(tmp_path):
+    base = get_recipe("paper", "resnet50").replace({"variant": "v1"})
+    assert get_recipe("paper", "resnet50").variant == "v1.5"
+    assert base.replace({"network": "resnet101"}).variant == "v1"
+    for network in ("resnet34", "vgg19_bn", "resnet47_bottleneck"):
+        assert base.replace({"network": network}).variant is None
+        with pytest.raises(UsageError, match="has no variants"):
+            base.replace({"network": network, "variant": "v1"})
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(base.as_dict()))
+    assert load_recipe(path, "resnet101").variant == "v1"
+    assert load_recipe(path, "resnet18").variant is None
+
+
+def test_a_change_of_the_kind_of_augmentation_gives_its_defaults(cli, tmp_path):
+    base = get_recipe("demo", "resnet20")
+    changed = base.replace(parse_overrides(["augment.mixup=0.2", "augment.kind=resized-crop"]))
+    assert changed == base.replace({"augment.kind": "resized-crop"}).replace({"augment.mixup": 0.2})
+    assert changed.augment == ResizedCrop(mixup=0.2)
+    assert changed.replace({"augment.kind": "resized-crop"}) == changed
+    assert "augment.padding: 2 -> None" in differences(base, changed)
+    assert "augment.mixup: None -> 0.2" in differences(base, changed)
+    assert recipe_label(changed).startswith("demo, augment.")
+
+
+def test_the_validation_set_is_a_count_or_a_share():
+    for value, count in ((0.01, 12_812), ("0.5", 640_584), (5000, 5000), ("5000", 5000), (1.0, 1), (0, 0)):
+        recipe = Recipe().replace({"validation": value})
+        assert recipe.validation_images(1_281_167) == count
+        assert type(recipe.validation) is (int if count in (5000, 1, 0) else float)
+        assert from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
 # comparing, and not changing
 
 
@@ -512,6 +654,16 @@ def test_a_recipe_cannot_be_changed():
 # formats
 
 
+def test_a_recipe_of_before_there_were_photographs_is_the_same_recipe():
+    new = ("variant", "image_size", "test_size", "test_resize", "normalization", "ema")
+    for name in CIFAR_RECIPES:
+        values = get_recipe(name, "resnet20").as_dict()
+        for key in new:
+            del values[key]
+        del values["augment"]["kind"], values["schedule"]["patience"], values["schedule"]["max_drops"]
+        assert from_dict(values) == get_recipe(name, "resnet20")
+
+
 def test_a_file_of_the_first_format_is_read_and_a_newer_one_refused(tmp_path):
     path = tmp_path / "r.json"
     path.write_text('{"network": "resnet20", "holdout": 5000}')
@@ -526,13 +678,14 @@ def test_the_schema_describes_every_key(cli):
     code, out, _ = cli("recipes", "--schema")
     assert code == 0
     schema = json.loads(out)
-    keys = {
-        f"{name}." * ("$ref" in value) + inner
-        for name, value in schema["properties"].items()
-        for inner in (
-            schema["$defs"][value["$ref"].rpartition("/")[2]]["properties"] if "$ref" in value else [name]
-        )
-    }
-    assert keys == set(Recipe().flat())
+    keys = set()
+    for name, value in schema["properties"].items():
+        sections = [
+            part["$ref"].rpartition("/")[2] for part in [value, *value.get("anyOf", [])] if "$ref" in part
+        ]
+        keys |= {f"{name}.{key}" for section in sections for key in schema["$defs"][section]["properties"]}
+        keys |= set() if sections else {name}
+    assert keys == set(CHANGES).union(*CHANGES_OF_KINDS.values())
+    assert schema["$defs"]["ResizedCrop"]["properties"]["repeats"]["maximum"] == 16
     assert schema["$defs"]["Optimizer"]["properties"]["learning_rate"]["exclusiveMinimum"] == 0
     assert schema["properties"]["precision"]["enum"] == ["auto", "float32", "bfloat16"]

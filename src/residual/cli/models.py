@@ -103,8 +103,9 @@ def recipes(
     if name is not None:
         print_json(get_recipe(name, model).as_dict())
         return
+    width = max(map(len, RECIPES))
     for known, make in RECIPES.items():
-        print_line(f"{known:8} {(make.__doc__ or '').splitlines()[0]}")
+        print_line(f"{known:{width}} {(make.__doc__ or '').splitlines()[0]}")
 
 
 def import_(

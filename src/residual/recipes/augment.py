@@ -1,11 +1,12 @@
 """Augmentation of training images, one kind for small images in memory and two for photographs."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from ..errors import UsageError
+from .messages import shortened
 from .section import Flag, Number, Section, Whole
 
 
@@ -37,6 +38,14 @@ class ScaleCrop(Augmentation):
     longest: Whole = Field(480, ge=224, le=4096, description="of the shorter side, in pixels")
     colour: Number = Field(0.1, ge=0, description="standard deviation of the PCA colour shift; 0: none")
 
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.shortest > self.longest:
+            raise UsageError(
+                f"augment.shortest must be at most augment.longest, {self.longest}, not {self.shortest}"
+            )
+        return self
+
 
 class ResizedCrop(Augmentation):
     """For photographs: a crop of random area and aspect ratio, resized; what torchvision's recipes do."""
@@ -50,16 +59,35 @@ class ResizedCrop(Augmentation):
     repeats: Whole = Field(1, ge=1, le=16, description="views of an image in a row (repeated augmentation)")
 
 
-KINDS = {"pad-crop": PadCrop, "scale-crop": ScaleCrop, "resized-crop": ResizedCrop}
+KINDS: dict[str, type[Augmentation]] = {
+    "pad-crop": PadCrop,
+    "scale-crop": ScaleCrop,
+    "resized-crop": ResizedCrop,
+}
+
+
+def refuse_other_kinds(kind: str, keys: Iterable[str]) -> None:
+    """Refuse keys that only other kinds of augmentation have, and say which.
+
+    Raises:
+        UsageError: one of the keys is of another kind.
+    """
+    for key in keys:
+        owners = [name for name, section in KINDS.items() if key in section.model_fields]
+        if owners and kind not in owners:
+            raise UsageError(f"augment.{key} goes with augment.kind = {' or '.join(owners)}, not with {kind}")
 
 
 def _of_its_kind(value: Any) -> Any:
     """Read a section by its `kind`; recipes from before there were several have none."""
-    if not isinstance(value, Mapping):
+    if isinstance(value, tuple(KINDS.values())):
         return value
+    if not isinstance(value, Mapping):
+        raise UsageError(f"augment must hold keys of its own, not {shortened(value)}")
     kind = value.get("kind", "pad-crop")
-    if kind not in KINDS:
-        raise UsageError(f"augment.kind must be one of {', '.join(KINDS)}, not {kind!r:.80}")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise UsageError(f"augment.kind must be one of {', '.join(KINDS)}, not {shortened(kind)}")
+    refuse_other_kinds(kind, value)
     return KINDS[kind](**value)
 
 

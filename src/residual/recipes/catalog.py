@@ -5,9 +5,18 @@ from pathlib import Path
 
 from ..errors import UsageError
 from .cifar import best, demo, fast, paper
+from .imagenet import imagenet_epochs, imagenet_modern, imagenet_paper
 from .schema import Recipe, load_recipe
 
-RECIPES: dict[str, Callable[[str], Recipe]] = {"paper": paper, "fast": fast, "best": best, "demo": demo}
+RECIPES: dict[str, Callable[[str], Recipe]] = {
+    "paper": paper,
+    "fast": fast,
+    "best": best,
+    "demo": demo,
+    "imagenet-paper": imagenet_paper,
+    "imagenet-epochs": imagenet_epochs,
+    "imagenet-modern": imagenet_modern,
+}
 CIFAR_RECIPES = ("paper", "fast", "best")  # whose figures stand beside the paper's
 
 # keys that do not change what is learnt, only what is shown, kept or how it is launched
@@ -46,7 +55,8 @@ def recipe_label(recipe: Recipe) -> str:
     usual, own = base.flat(), recipe.flat()
     if usual["precision"] == "auto":  # both precisions are the recipe's own
         own["precision"] = "auto"
-    changed = [f"{key}={own[key]}" for key in own if own[key] != usual.get(key) and key not in NEUTRAL]
+    neutral = NEUTRAL - {"evaluate_every"} if own["schedule.shape"] == "plateau" else NEUTRAL
+    changed = [f"{key}={own[key]}" for key in own if own[key] != usual.get(key) and key not in neutral]
     return ", ".join([recipe.name, *changed])
 
 

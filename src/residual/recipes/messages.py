@@ -27,9 +27,9 @@ def explain(error: ValidationError, section: type[BaseModel], prefix: str = "") 
     key = prefix + ".".join(path)
     schema = section.model_json_schema()
     if fault["type"] == "extra_forbidden":
-        names = _properties(schema, path[:-1])
-        return unknown_key(key, names)
-    value = _short(fault["input"])
+        above = key.removesuffix(path[-1])
+        return unknown_key(key, [above + name for name in _properties(schema, path[:-1])])
+    value = shortened(fault["input"])
     if fault["type"] == "expected":
         return f"{key} must be {fault['msg']}, not {value}"
     if fault["type"] in ("model_type", "model_attributes_type"):
@@ -71,7 +71,7 @@ def _fitting(fault: ErrorDetails, schema: Mapping[str, Any]) -> str:
     return f"a finite number {' and '.join(limits)}" if limits else str(fault["msg"])
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
     """Show a value that a file holds, which may be of any size and depth."""
     try:
         text = repr(value)

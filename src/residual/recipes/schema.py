@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from ..errors import UsageError
 from ..models.names import parse_name, resolve_shortcut, resolve_variant
 from ..runtime.files import read_bounded
-from .augment import Augment, PadCrop
+from .augment import Augment, PadCrop, refuse_other_kinds
 from .messages import unknown_key
 from .section import CountOrShare, Flag, Fraction, Number, Numbers, OptionalText, Section, Text, Whole
 
@@ -65,7 +65,7 @@ class Ema(Section):
     """A moving average of the weights, which is evaluated and kept in place of the last step's.
 
     `span` is its time constant as a share of the run (0: no average), so that it means the same in a short
-    run: torchvision's decay of 0.99998 every 32 steps is a time constant of 32 / 2e-5 steps.
+    run: in t of its iterations, the part of the former weights falls to exp(-t / span).
     """
 
     _prefix = "ema."
@@ -96,7 +96,7 @@ class Recipe(Section):
     iterations: Whole = Field(64_000, ge=1)
     stop_after: Whole = Field(0, ge=0)
     batch_size: Whole = Field(128, ge=1)
-    validation: CountOrShare = Field(0, ge=0, description="training images set apart; below 1: their share")
+    validation: CountOrShare = Field(0, description="training images set apart; below 1: their share")
     curve: Literal["none", "test"] = "none"
     log_every: Whole = Field(100, ge=1)
     evaluate_every: Whole = Field(400, ge=1)
@@ -119,8 +119,8 @@ class Recipe(Section):
     def _fits_together(self) -> Self:
         if self.compile and self.checkpoint_activations:
             raise UsageError("compile and checkpoint_activations cannot be combined: choose one")
-        if self.validation > 1 and self.validation != int(self.validation):
-            raise UsageError(f"validation must be a whole number or a share below 1, not {self.validation}")
+        if self.schedule.shape == "plateau" and not self.validation:
+            raise UsageError("schedule.shape = plateau needs a validation set: set validation")
         if self.optimizer.nesterov and not self.optimizer.momentum:
             raise UsageError("optimizer.nesterov needs momentum: optimizer.momentum must not be 0")
         object.__setattr__(self, "shortcut", resolve_shortcut(self.network, self.shortcut))
@@ -148,8 +148,12 @@ class Recipe(Section):
 
     @property
     def evaluation_period(self) -> int:
-        """Steps between two evaluations: `evaluate_every`, or fewer (at least 50) so that there are 30."""
-        return min(self.evaluate_every, max(50, self.last_step // 30))
+        """Steps between two evaluations: `evaluate_every`, or fewer (at least 50) so that there are 30.
+
+        Where they decide on the learning rate, `stop_after` does not change them.
+        """
+        steps = self.iterations if self.schedule.shape == "plateau" else self.last_step
+        return min(self.evaluate_every, max(50, steps // 30))
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain nested values that `from_dict` reads back to an equal recipe."""
@@ -166,6 +170,7 @@ class Recipe(Section):
         values, known = base.as_dict(), base.flat()
         for key, value in changes.items():
             if key not in known:
+                refuse_other_kinds(base.augment.kind, [key.removeprefix("augment.")])
                 raise UsageError(unknown_key(key, known))
             section, _, name = key.rpartition(".")
             (values[section] if section else values)[name] = value

@@ -33,7 +33,9 @@ def _number(value: Any) -> float:
 
 def _count_or_share(value: Any) -> int | float:
     number = _number(value)
-    return int(number) if number.is_integer() else number
+    if 0 <= number < 1 or (number.is_integer() and number > 0):
+        return int(number) if number.is_integer() else number
+    raise _refuse("a whole number or a share below 1")
 
 
 def _flag(value: Any) -> bool:

@@ -114,6 +114,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
+def evaluated_weights(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the weights in a checkpoint that were evaluated: their average, where the run has one."""
+    weights: dict[str, Any] = state.get("average", state["network"])
+    return weights
+
+
 def check_keys(state: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ...]], source: str) -> None:
     """Check that a state has certain keys, with values of certain types.
 

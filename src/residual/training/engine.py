@@ -17,10 +17,11 @@ from ..runtime.device import synchronize
 from ..zoo.model_folder import check_weights
 from .checkpoint import check_keys
 from .cuda_graph import CaptureError, DeviceSteps, can_capture
+from .ema import copy_for_average, decay_over, has_average, steps_to_average, update_average
 from .guard import Guard
 from .metrics import Window
 from .optim import make_optimizer
-from .schedule import ScheduleState, after_warmup_window, learning_rate, warming_up
+from .schedule import ScheduleState, after_evaluation, after_warmup_window, learning_rate, warming_up
 from .step import train_step
 
 STRETCH = 500  # steps whose batches and learning rates are put on the device at a time
@@ -48,6 +49,7 @@ class Engine:
         self.window = Window(self.device)  # since the last log
         self.warmup_window = Window(self.device)  # since the warm-up was last checked
         self.schedule = ScheduleState()
+        self.average: nn.Module | None = None  # of the weights, from its first update on
         self.step = 0
         in_memory = isinstance(batches, TrainBatches)
         self.captured = recipe.capture and in_memory and can_capture(self.device)
@@ -67,6 +69,7 @@ class Engine:
         else:
             self._take_eager_step()
         self.step += 1
+        self._average()
 
     def _take_eager_step(self) -> None:
         rate = learning_rate(self.recipe, self.step, self.schedule)
@@ -102,6 +105,16 @@ class Engine:
         if self.warming_up:
             self.warmup_window.add(loss, logits, labels)
 
+    def _average(self) -> None:
+        """Update the average of the weights if that is due; the first update copies them."""
+        steps = steps_to_average(self.recipe, self.step)
+        if not steps:
+            return
+        if self.average is None:
+            self.average = copy_for_average(self.network)
+        else:
+            update_average(self.average, self.network, decay_over(self.recipe, steps))
+
     def _changing(self) -> list[Tensor]:
         """Return the tensors that a step changes, except the optimizer's."""
         return [
@@ -124,6 +137,17 @@ class Engine:
         """End the warm-up if the training error since the last check is low enough."""
         _, error = self.warmup_window.read()
         self.schedule = after_warmup_window(self.recipe, self.schedule, self.step, error)
+
+    def check_plateau(self, error: float) -> bool:
+        """Take note of a validation error, in percent; tell whether the learning rate drops for it."""
+        before = self.schedule.drops
+        self.schedule = after_evaluation(self.recipe, self.schedule, error)
+        return self.schedule.drops > before
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network to evaluate and to keep: the average of its weights, where there is one."""
+        return self.network if self.average is None else self.average
 
     def wait(self) -> None:
         """Wait until the device has taken all steps.
@@ -150,6 +174,7 @@ class Engine:
 
     def state(self) -> dict[str, Any]:
         """Return all that `restore` needs; batches follow from the recipe's seed and the step."""
+        average = {} if self.average is None else {"average": self.average.state_dict()}
         return {
             "step": self.step,
             "network": self.network.state_dict(),
@@ -157,6 +182,7 @@ class Engine:
             "window": self.window.sums,
             "warmup_window": self.warmup_window.sums,
             "schedule": self.schedule.as_dict(),
+            **average,
         }
 
     def restore(self, state: Mapping[str, Any], source: str) -> None:
@@ -171,9 +197,15 @@ class Engine:
                 shape, expected = list(state[name].shape), list(window.sums.shape)
                 raise CheckpointError(f"{source} does not fit: {name} has the shape {shape}, not {expected}")
             window.sums.copy_(state[name])
+        averaged = has_average(self.recipe, state["step"])
+        if averaged:
+            check_keys(state, {"average": dict}, source)
+        self.average = copy_for_average(self.network) if averaged else None
+        loaded = {"network": self.network} | ({"average": self.average} if self.average else {})
         try:
-            check_weights(self.network, state["network"], source)
-            self.network.load_state_dict(state["network"])
+            for name, network in loaded.items():
+                check_weights(network, state[name], source)
+                network.load_state_dict(state[name])
             self.schedule = ScheduleState.from_dict(state["schedule"])
         except (AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{source} does not fit: {str(error).splitlines()[0]}") from error

@@ -16,8 +16,12 @@ class Window:
         )
 
     @torch.no_grad()
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: its mean loss, its logits [B, classes] and its labels [B]."""
+    def add(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
+        """Add a batch: its mean loss, its logits [B, classes] and its targets.
+
+        The targets are labels [B], or the shares of the classes [B, classes], of which the largest counts.
+        """
+        labels = targets if targets.dim() == 1 else targets.argmax(1)
         wrong = (logits.argmax(1) != labels).sum()
         count = torch.full_like(loss, len(labels))
         self.sums += torch.stack([loss * len(labels), wrong.to(loss.dtype), count])

@@ -11,10 +11,15 @@ from ..recipes.schema import Recipe
 class ScheduleState:
     """What the learning rate depends on beside recipe and step: what was observed during training.
 
-    `warmup_end` is the first step after the warm-up, None while it lasts and for recipes without one.
+    `warmup_end` is the first step after the warm-up, None while it lasts and for recipes without one. The
+    others are of the plateau schedule: how often the rate was dropped, the lowest validation error so far in
+    percent, and how many evaluations there were since it or since the last drop.
     """
 
     warmup_end: int | None = None
+    drops: int = 0
+    lowest_error: float | None = None
+    waited: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint."""
@@ -28,8 +33,15 @@ class ScheduleState:
             TypeError, ValueError: it is something else.
         """
         state = cls(**values)
-        if state.warmup_end is not None and type(state.warmup_end) is not int:
-            raise ValueError(f"warmup_end is {state.warmup_end!r:.80}")
+        counts = {"drops": state.drops, "waited": state.waited}
+        if state.warmup_end is not None:
+            counts["warmup_end"] = state.warmup_end
+        for name, count in counts.items():
+            if type(count) is not int or count < 0:
+                raise ValueError(f"{name} is {count!r:.80}")
+        lowest = state.lowest_error
+        if lowest is not None and (type(lowest) not in (int, float) or not 0 <= lowest <= 100):
+            raise ValueError(f"lowest_error is {lowest!r:.80}")
         return state
 
 
@@ -43,6 +55,22 @@ def after_warmup_window(recipe: Recipe, state: ScheduleState, step: int, error: 
     return replace(state, warmup_end=step) if error < recipe.schedule.warmup_error else state
 
 
+def after_evaluation(recipe: Recipe, state: ScheduleState, error: float) -> ScheduleState:
+    """Return the state after an evaluation with this validation error, in percent (section 3.4).
+
+    Only a plateau schedule heeds it, and not during the warm-up. Once the rate has been dropped, the lowest
+    error stays and a new wait begins.
+    """
+    schedule = recipe.schedule
+    if schedule.shape != "plateau" or warming_up(recipe, state):
+        return state
+    if state.lowest_error is None or error < state.lowest_error:
+        return replace(state, lowest_error=error, waited=0)
+    if state.waited + 1 < schedule.patience or state.drops >= schedule.max_drops:
+        return replace(state, waited=state.waited + 1)
+    return replace(state, drops=state.drops + 1, waited=0)
+
+
 def learning_rate(recipe: Recipe, step: int, state: ScheduleState) -> float:
     """Return the learning rate of a step (0 is the first).
 
@@ -54,11 +82,13 @@ def learning_rate(recipe: Recipe, step: int, state: ScheduleState) -> float:
     schedule = recipe.schedule
     if warming_up(recipe, state):
         return schedule.warmup_learning_rate
-    if schedule.shape != "steps":
+    if schedule.shape in ("triangle", "cosine"):
         return recipe.optimizer.learning_rate * _rise_and_fall(
             step, recipe.iterations, schedule.peak, schedule.shape == "cosine"
         )
-    drops = sum(step >= round(drop * recipe.iterations) for drop in schedule.drops)
+    drops = state.drops
+    if schedule.shape == "steps":
+        drops = sum(step >= round(drop * recipe.iterations) for drop in schedule.drops)
     return recipe.optimizer.learning_rate * schedule.factor**drops
 
 

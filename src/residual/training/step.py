@@ -19,14 +19,21 @@ def train_step(
 ) -> tuple[Tensor, Tensor]:
     """Take one step; the guard skips the update if the loss is not finite.
 
+    Args:
+        network, optimizer, guard: what the step changes.
+        batch: images [B, 3, H, W], and labels [B] or the shares of the classes [B, classes].
+        step: its number, for the guard.
+        precision: "float32" or "bfloat16".
+        label_smoothing: this part of each target is spread over all classes evenly.
+
     Returns:
         The mean cross-entropy, a scalar, and the logits [B, classes], both on the device.
     """
-    images, labels = batch
+    images, targets = batch
     optimizer.zero_grad()
     with autocast(images.device, precision):
         logits = network(images)
-    loss = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+    loss = F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
     loss.backward()  # type: ignore[no-untyped-call]
     guard.watch(loss.detach(), step)
     optimizer.step()

@@ -19,6 +19,7 @@ from .cuda_graph import CaptureError
 from .engine import Engine
 from .ranks import any_rank_stops
 from .run_folder import Run
+from .schedule import learning_rate
 
 KINDS: Mapping[str, type | tuple[type, ...]] = {
     "recipe": dict,
@@ -30,7 +31,7 @@ KINDS: Mapping[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Trained:
-    """What training hands on: the network after the last step, and figures of the way there.
+    """What training hands on: the network after the last step, or the average of its weights, and figures.
 
     `best` holds step and validation error of the best evaluation, None without a validation set;
     `best_checkpoint` holds its weights. Errors are in percent.
@@ -163,7 +164,7 @@ class Trainer:
     def _trained(self) -> Trained:
         path = find_checkpoint(self.run.checkpoints, "best")
         return Trained(
-            network=self.engine.network,
+            network=self.engine.evaluated,
             steps=self.step,
             seconds=self.seconds,
             cpu=self.meter.read(),
@@ -203,12 +204,22 @@ class Trainer:
 
     def _evaluate(self) -> None:
         for kind, evaluate in self.evaluations.items():
-            found = evaluate(self.engine.network)
+            found = evaluate(self.engine.evaluated)
             self.run.log({"step": self.step, "kind": kind, "loss": found.loss, "error": found.error})
             self.reporter.evaluated(self.step, kind, found.error)
-            if kind == "validation" and (self.best is None or found.error < self.best["error"]):
-                self.best = {"step": self.step, "error": found.error}
-                self.save("best")
+            if kind == "validation":
+                self._validated(found.error)
+
+    def _validated(self, error: float) -> None:
+        """Let the learning rate fall if the error has stopped falling; keep the weights of the lowest."""
+        if self.engine.check_plateau(error):
+            rate = learning_rate(self.recipe, self.step, self.engine.schedule)
+            self.reporter.say(
+                f"step {self.step}: no lower validation error, so the learning rate is {rate:g}"
+            )
+        if self.best is None or error < self.best["error"]:
+            self.best = {"step": self.step, "error": error}
+            self.save("best")
 
     def save(self, kind: str = "last") -> None:
         """Save a checkpoint.
