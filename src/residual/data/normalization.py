@@ -40,6 +40,11 @@ class Normalization:
         """Take channel means and standard deviations that are given on the 0..1 scale."""
         return cls(torch.tensor(mean) * 255, torch.tensor(std) * 255)
 
+    def of_any_size(self) -> "Normalization":
+        """Return it for images of any size: in place of a per-pixel mean, its mean over the pixels."""
+        mean = self.mean if self.mean.dim() == 1 else self.mean.double().mean((0, 1)).float()
+        return Normalization(mean, self.std)
+
     def to(self, device: torch.device) -> "Normalization":
         """Return it on a device."""
         return Normalization(self.mean.to(device), self.std.to(device))
