@@ -103,8 +103,8 @@ class Preprocessing:
     def region(self, height: int, width: int) -> Region:
         """Choose the part of an image that remains of it, and its size, to decode it at once.
 
-        `resized` of what is decoded only pads it, and gives the same as `resized` of the whole image, up to the
-        rounding of two kinds of antialiasing.
+        `resized` of what is decoded only pads it; the result is that of `resized` of the whole image, up to
+        the rounding of another library's antialiasing.
         """
         if (height, width) == self.image_size:
             return whole(height, width)
