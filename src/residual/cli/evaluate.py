@@ -1,6 +1,7 @@
-"""The command `evaluate`: a model's errors on a test set, as a table or as JSON."""
+"""The command `evaluate`: a model's errors on a test set or on photographs, as a table or as JSON."""
 
-from typing import TYPE_CHECKING, Annotated
+import time
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from ..evaluation.classification import Evaluation
 
 LARGEST_MATRIX = 20  # classes; a larger matrix does not fit a terminal
+LONGEST_NAME = 40  # characters
+SHOWN_FILES = 5  # of those that cannot be decoded; --json has all
 
 
 def add_to(program: typer.Typer) -> None:
@@ -23,7 +26,20 @@ def evaluate(
         str, typer.Argument(help="A run folder, a model folder, or the name of a pretrained model.")
     ],
     data: Annotated[
-        str | None, typer.Option(help=f"Another data set than the model's own: {', '.join(DATASETS)}.")
+        str | None,
+        typer.Option(
+            help=f"Another data set than the model's own: {', '.join(DATASETS)}, or a folder of images "
+            "with a folder for each class, or with train and val."
+        ),
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="For a folder of images: one-crop, ten-crop or multi-scale (section 4.1).")
+    ] = "one-crop",
+    on_bad_image: Annotated[
+        str, typer.Option(help="At an image that cannot be decoded: stop, or skip it and name it.")
+    ] = "stop",
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that decode images; by default what suits the machine.")
     ] = None,
     data_dir: DataDir = None,
     device: Device = None,
@@ -32,7 +48,7 @@ def evaluate(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a model on the test set: error, top-5, loss, per-class error, confusion matrix."""
+    """Evaluate a model on a test set: error, top-5, loss, calibration, per-class error, confusion matrix."""
     from ..zoo.pretrained import find_model
 
     folder = find_model(model)
@@ -41,32 +57,62 @@ def evaluate(
     from ..zoo.model_folder import load_model
 
     network = load_model(folder)
-    found = evaluation.evaluate(
-        network, data=data, data_dir=data_dir, device=device, int8=int8, quiet=as_json
-    )
+    chosen: dict[str, Any] = {"protocol": protocol, "on_bad_image": on_bad_image, "workers": workers}
+    chosen |= {"data": data, "data_dir": data_dir, "device": device, "int8": int8}
+    started = time.perf_counter()
+    found = evaluation.evaluate(network, **chosen, quiet=as_json)
+    seconds = time.perf_counter() - started
     if as_json:
         print_json(found.as_dict())
         return
     config = network.config
     where = resolve_device("cpu" if int8 else device)
     print_line(f"model       {config.network} from {folder}, recipe {config.recipe}")
-    print_line(f"data        {data or config.data}, the test set")
+    if data is not None and evaluation.is_folder(data):
+        print_line(f"data        {data}, {protocol}")
+    else:
+        print_line(f"data        {data or config.data}, the test set")
     print_line(f"device      {short_name(describe(where))}{', INT8' if int8 else ''}")
-    _print_evaluation(found, config.class_names)
+    _print_figures(found)
+    print_line(f"speed       {found.images / seconds:,.1f} images/s, loading included")
+    _print_notes(found)
+    print_line()
+    _print_classes(found, config.class_names)
 
 
-def _print_evaluation(found: "Evaluation", names: tuple[str, ...]) -> None:
+def _print_figures(found: "Evaluation") -> None:
+    low, high = found.error_interval
     print_line(f"images      {found.images:,}")
     print_line(f"error       {found.error:.2f} %  (accuracy {100 - found.error:.2f} %)")
+    print_line(f"            95 % confidence interval {low:.2f} to {high:.2f} %")
     print_line(f"top-5 error {found.top5_error:.2f} %")
+    print_line(f"macro error {found.macro_error:.2f} %, the mean over classes")
+    print_line(f"calibration {found.calibration_error:.2f} %, the expected calibration error")
     print_line(f"loss        {found.loss:.4f}")
-    print_line()
+
+
+def _print_notes(found: "Evaluation") -> None:
+    if found.skipped:
+        shown = ", ".join(found.skipped[:SHOWN_FILES])
+        more = f" and {len(found.skipped) - SHOWN_FILES:,} more" if len(found.skipped) > SHOWN_FILES else ""
+        print_line(f"skipped     {len(found.skipped):,} that cannot be decoded: {shown}{more}")
+    for note in found.notes:
+        print_line(f"note        {note}")
+
+
+def _print_classes(found: "Evaluation", names: tuple[str, ...]) -> None:
+    """Print the error of each class; of many, only those with images, and no confusion matrix."""
     matrix = len(names) <= LARGEST_MATRIX
-    width = max(len("class"), *map(len, names))
+    rows = [
+        (name[:LONGEST_NAME], error, counts)
+        for name, error, counts in zip(names, found.per_class_error, found.confusion, strict=True)
+        if matrix or error is not None
+    ]
+    width = max(len("class"), *(len(name) for name, _, _ in rows))
     columns = [max(5, min(len(name), 8)) for name in names]
     heads = " ".join(f"{name[:size]:>{size}}" for name, size in zip(names, columns, strict=True))
     print_line(f"{'class':{width}}    error" + (f"   predicted: {heads}" if matrix else ""))
-    for name, error, row in zip(names, found.per_class_error, found.confusion, strict=True):
+    for name, error, row in rows:
         shown = "no image" if error is None else f"{error:6.2f} %"
         counts = " ".join(f"{count:{size}}" for count, size in zip(row, columns, strict=True))
         print_line(f"{name:{width}} {shown:>8}" + (f"              {counts}" if matrix else ""))

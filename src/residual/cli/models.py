@@ -125,7 +125,7 @@ def import_(
     if model is not None:
         parse_name(model)
     from ..zoo.convert import importing
-    from ..zoo.convert.source import Options
+    from ..zoo.convert.source import IMAGENET, Options
 
     importing.refuse_existing(output)
     imported = importing.load_foreign(file, Options(model, variant, mean, std, zeros))
@@ -136,6 +136,8 @@ def import_(
         print_line(note)
     if config.data in DATASETS:
         print_line(f"next: {program()} evaluate {output}")
+    elif config.data == IMAGENET:
+        print_line(f"next: {program()} evaluate {output} --data FOLDER_OF_IMAGES")
     else:
         print_line(
             f"no known data set has {len(config.class_names)} classes; in Python: load_model('{output}')"

@@ -58,8 +58,9 @@ class Normalization:
         return cls(torch.tensor(mean) * 255, torch.tensor(std) * 255)
 
     def of_any_size(self) -> "Normalization":
-        """Return it with a channel mean in place of a per-pixel mean, which fits one size of images only."""
-        return Normalization(self.mean.reshape(-1, 3).mean(0), self.std)
+        """Return it for images of any size: in place of a per-pixel mean, its mean over the pixels."""
+        mean = self.mean if self.mean.dim() == 1 else self.mean.double().mean((0, 1)).float()
+        return Normalization(mean, self.std)
 
     def to(self, device: torch.device) -> "Normalization":
         """Return it on a device."""

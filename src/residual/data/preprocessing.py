@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from ..errors import DataError
 from .dataset import Split
 from .normalization import Normalization
+from .photos import Photos
+from .region import Region, whole
 
 Fit = Literal["crop", "pad", "squish"]
 Interpolation = Literal["bilinear", "bicubic"]
@@ -91,12 +93,40 @@ class Preprocessing:
             planes = images.permute(0, 3, 1, 2).float()
             planes = F.interpolate(planes, (tall, wide), mode=self.interpolation, antialias=True)
             images = planes.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-        top, left = round((tall - to_tall) / 2), round((wide - to_wide) / 2)  # below 0 where it is padded
+        top, left = self._center(tall, wide)
         if self.fit == "pad":
             return F.pad(
                 images, (0, 0, -left, to_wide - wide + left, -top, to_tall - tall + top)
             ).contiguous()
         return images[:, top : top + to_tall, left : left + to_wide].contiguous()
+
+    def region(self, height: int, width: int) -> Region:
+        """Choose the part of an image that remains of it, and its size, to decode it at once.
+
+        `resized` of what is decoded only pads it; the result is that of `resized` of the whole image, up to
+        the rounding of another library's antialiasing.
+        """
+        if (height, width) == self.image_size:
+            return whole(height, width)
+        (tall, wide), (to_tall, to_wide) = self._resized_size(height, width), self.image_size
+        if self.fit != "crop":
+            return Region(0, 0, width, height, tall, wide)
+        top, left = self._center(tall, wide)
+        rows, columns = height / tall, width / wide
+        right, bottom = min(width, (left + to_wide) * columns), min(height, (top + to_tall) * rows)
+        return Region(left * columns, top * rows, right, bottom, to_tall, to_wide)
+
+    def load(self, photos: Photos, index: int) -> Tensor:
+        """Decode a photograph as uint8 [*image_size, 3].
+
+        Raises:
+            BadImageError: it cannot be decoded.
+        """
+        return self.resized(photos.region(index, self.region, self.interpolation)[None])[0]
+
+    def _center(self, height: int, width: int) -> tuple[int, int]:
+        """Return the first row and column of `image_size` in the center; below 0 where it is padded."""
+        return round((height - self.image_size[0]) / 2), round((width - self.image_size[1]) / 2)
 
     def _resized_size(self, height: int, width: int) -> tuple[int, int]:
         """Return what size an image is resized to before it is cropped or padded."""

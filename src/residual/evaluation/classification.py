@@ -1,7 +1,8 @@
-"""Classification error of a network: every image counts exactly once, in a single view."""
+"""Classification error of a network: every image counts exactly once."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from ..data.preprocessing import Preprocessing
 from ..errors import CheckpointError, DataError
 from ..models.fold import optimize_for_inference
 from ..models.network import Network
+from .metrics import Calibration, wilson_interval
 
 BATCH_SIZE = 250
 
@@ -21,15 +23,23 @@ BATCH_SIZE = 250
 class Evaluation:
     """The figures of an evaluation: errors in percent, mean cross-entropy, `confusion[true][predicted]`.
 
-    `per_class_error` is None for a class without images.
+    `error_interval` is the 95 % confidence interval of the error (Wilson's), `macro_error` the mean of the
+    errors of the classes that have images, `calibration_error` the expected calibration error in percent (15
+    bins). `per_class_error` is None for a class without images. `skipped` names files that could not be
+    decoded, which count in no figure; `notes` say what else should be known of the figures.
     """
 
     images: int
     error: float
+    error_interval: tuple[float, float]
     top5_error: float
+    macro_error: float
+    calibration_error: float
     loss: float
     per_class_error: list[float | None]
     confusion: list[list[int]]
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -46,9 +56,10 @@ class Accumulator:
         self._images = self._not_finite = self._top5 = 0
         self._loss = 0.0
         self._confusion: Tensor | None = None
+        self._calibration = Calibration()
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch of logits [B, classes] and labels [B]."""
+        """Add a batch of logits, or logarithms of probabilities, [B, classes] and labels [B]."""
         logits, labels = logits.cpu(), labels.cpu()
         count, classes = logits.shape
         if self._confusion is None:
@@ -58,6 +69,8 @@ class Accumulator:
         self._not_finite += count - int(logits.isfinite().all(1).sum())
         self._top5 += int((best == labels[:, None]).sum())
         self._loss += float(F.cross_entropy(logits.double(), labels, reduction="sum"))
+        confidence = logits.double().softmax(1).gather(1, best[:, :1]).nan_to_num()
+        self._calibration.add(confidence[:, 0], best[:, 0] == labels)
         self._confusion.index_put_((labels, best[:, 0]), torch.tensor(1), accumulate=True)
 
     def result(self) -> Evaluation:
@@ -76,14 +89,16 @@ class Accumulator:
                 "to report: the weights or BN statistics are corrupted, or training diverged"
             )
         right, of_class = confusion.diagonal().tolist(), confusion.sum(1).tolist()
+        errors = [100 * (n - hit) / n if n else None for hit, n in zip(right, of_class, strict=True)]
         return Evaluation(
             images=images,
             error=100 * (images - sum(right)) / images,
+            error_interval=wilson_interval(images - sum(right), images),
             top5_error=100 * (images - self._top5) / images,
+            macro_error=fmean(error for error in errors if error is not None),
+            calibration_error=self._calibration.error(images),
             loss=self._loss / images,
-            per_class_error=[
-                100 * (n - hit) / n if n else None for hit, n in zip(right, of_class, strict=True)
-            ],
+            per_class_error=errors,
             confusion=confusion.tolist(),
         )
 

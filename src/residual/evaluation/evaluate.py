@@ -1,31 +1,45 @@
-"""The public `evaluate`: a model by name, from a folder or in memory, on the test set of a data set."""
+"""The public `evaluate`: a model by name, from a folder or in memory, on a test set or photographs."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.dataset import Dataset
+from ..data.folder import load_photos
 from ..data.load import load_dataset
-from ..errors import CheckpointError, UsageError
-from ..exporters.int8 import CALIBRATION_IMAGES, quantize
+from ..data.photos import OnBadImage, Photos
+from ..errors import CheckpointError, DataError, UsageError
+from ..exporters.int8 import CALIBRATION_IMAGES, Int8Network, quantize
 from ..models.network import Network
 from ..recipes.schema import DATASETS
 from ..runtime.device import resolve_device
+from ..runtime.files import found
 from ..runtime.progress import Reporter
 from ..zoo.model_folder import ModelConfig, load_model
 from ..zoo.pretrained import find_model
+from .calibration import calibration_photos
 from .classification import Evaluation, evaluate_split
+from .matching import few, match_classes, same_classes
+from .photos import default_workers, evaluate_photos
+from .protocols import PROTOCOLS, ProtocolName, make_protocol
 
 
 def evaluate(
     model: str | Path | Network,
     *,
-    data: str | None = None,
+    data: str | Path | None = None,
     data_dir: str | Path | None = None,
-    dataset: Dataset | None = None,
+    dataset: Dataset | Photos | None = None,
+    protocol: ProtocolName = "one-crop",
+    on_bad_image: OnBadImage = "stop",
+    workers: int | None = None,
     device: str | None = None,
     int8: bool = False,
     quiet: bool = False,
@@ -35,9 +49,15 @@ def evaluate(
     Args:
         model: a run folder, a model folder, the name of a pretrained model, or a network from `load_model` or
             `create_model(..., pretrained=True)`.
-        data: the name of another data set than the one that the model was trained on.
+        data: the name of another data set than the one that the model was trained on, or a folder of
+            photographs: with a folder for each class, or with `train` and `val`, of which `val` is taken.
         data_dir: see `load_dataset`.
-        dataset: images in memory, in place of `data`. Class names and image size must be those of the model.
+        dataset: images in memory or `Photos`, in place of `data`. Class names must be those of the model; a
+            folder of photographs may have some of them. Images in memory must have the model's size.
+        protocol: for photographs (section 4.1): "one-crop", the model's own preprocessing; "ten-crop";
+            "multi-scale". See `protocols`.
+        on_bad_image: "stop" at a photograph that cannot be decoded, or "skip" it, which the result tells.
+        workers: processes that decode photographs; by default what suits their number and the device.
         device: see `train`.
         int8: quantise the model to 8 bits, calibrated on training images, and evaluate it on the CPU.
         quiet: show no progress.
@@ -45,6 +65,7 @@ def evaluate(
     Raises:
         ResidualError: the model or the data cannot be loaded, or the model was not trained for such data.
     """
+    _check_options(protocol, on_bad_image, workers)
     network = model if isinstance(model, Network) else load_model(find_model(model))
     config: ModelConfig | None = network.config
     if config is None:
@@ -53,33 +74,112 @@ def evaluate(
         )
     where = resolve_device(device)
     if dataset is None:
-        dataset = _load(data, config, data_dir)
+        dataset = _load(data, config, data_dir, on_bad_image)
     elif data is not None:
         raise UsageError("data and dataset both say what to evaluate on: give one of them")
-    _check_compatible(dataset, config)
-    if int8:
-        calibration = config.preprocessing.apply(dataset.train.images[:CALIBRATION_IMAGES])
-        with TemporaryDirectory() as folder:
-            quantized = quantize(network, calibration.permute(0, 3, 1, 2), Path(folder) / "int8.onnx")
-            return _evaluate(quantized, dataset, config, torch.device("cpu"), quiet)
-    network = copy.deepcopy(network)  # the caller's stays where it is
-    network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return _evaluate(network, dataset, config, where, quiet)
+    with Reporter(not quiet) as reporter:
+        if isinstance(dataset, Photos):
+            return _evaluate_photos(network, dataset, protocol, workers, where, int8, reporter)
+        return _evaluate_memory(network, dataset, protocol, where, int8, reporter)
 
 
-def _load(data: str | None, config: ModelConfig, data_dir: str | Path | None) -> Dataset:
+def is_folder(data: str | Path) -> bool:
+    """Tell a folder of photographs from the name of a data set."""
+    text = str(data)
+    return text not in DATASETS and (found(Path(text).exists) or any(sign in text for sign in "/\\"))
+
+
+def _check_options(protocol: str, on_bad_image: str, workers: int | None) -> None:
+    """Check options before anything is loaded.
+
+    Raises:
+        UsageError: one of them is not valid.
+    """
+    if protocol not in PROTOCOLS:
+        raise UsageError(f"unknown protocol '{protocol}': the protocols are {', '.join(PROTOCOLS)}")
+    if on_bad_image not in get_args(OnBadImage):
+        raise UsageError(f"on_bad_image must be {' or '.join(get_args(OnBadImage))}, not '{on_bad_image}'")
+    if workers is not None and workers < 0:
+        raise UsageError(f"workers must be 0 or more, not {workers}")
+
+
+def _load(
+    data: str | Path | None, config: ModelConfig, data_dir: str | Path | None, on_bad_image: OnBadImage
+) -> Dataset | Photos:
     if data is None and config.data not in DATASETS:
         raise UsageError(
-            f"the model was trained on '{config.data}', which is not a known data set: give --data"
+            f"the model was trained on '{config.data}', which is not a known data set: give --data, "
+            "a known name or a folder of images"
         )
-    return load_dataset(data or config.data, data_dir)
+    data = config.data if data is None else data
+    if not is_folder(data):
+        return load_dataset(str(data), data_dir)
+    root = Path(data)
+    if not found(root.is_dir):
+        raise DataError(f"there is no folder {root}: give a known data set or a folder of images")
+    both = all(found((root / part).is_dir) for part in ("train", "val"))
+    return load_photos(root / "val" if both else root, on_bad_image=on_bad_image)
 
 
-def _evaluate(
-    network: nn.Module, dataset: Dataset, config: ModelConfig, device: torch.device, quiet: bool
+def _evaluate_photos(
+    network: Network,
+    photos: Photos,
+    protocol: str,
+    workers: int | None,
+    device: torch.device,
+    int8: bool,
+    reporter: Reporter,
 ) -> Evaluation:
-    with Reporter(not quiet) as reporter, reporter.working("test set", len(dataset.test)) as progress:
-        return evaluate_split(network, dataset.test, config.preprocessing, device, progress)
+    config: ModelConfig = network.config
+    preprocessing, notes = config.preprocessing, []
+    if not len(photos):
+        raise DataError(f"{photos.root} has no images: it needs a folder of images for each class")
+    matching = match_classes(str(photos.root), photos.class_names, photos.labels, config.class_names)
+    photos = replace(photos, labels=matching.apply(photos.labels), class_names=config.class_names)
+    make_protocol(protocol, preprocessing).check(network)
+    if int8 and protocol != "one-crop":
+        raise UsageError(f"INT8 is evaluated with one-crop, not {protocol}")
+    if matching.note:
+        notes.append(matching.note)
+    workers = default_workers(len(photos), device) if workers is None else workers
+    with reporter.working("photographs", len(photos)) as progress:
+        if int8:
+            calibration, note = calibration_photos(photos, preprocessing)
+            with _quantized(network, calibration) as quantized:
+                cpu = torch.device("cpu")
+                result = evaluate_photos(quantized, photos, preprocessing, cpu, progress, workers)
+            notes.append(note)
+        else:
+            ready = _on_device(network, device)
+            result = evaluate_photos(ready, photos, preprocessing, device, progress, workers, protocol)
+    return replace(result, notes=(*notes, *result.notes))
+
+
+def _evaluate_memory(
+    network: Network, dataset: Dataset, protocol: str, device: torch.device, int8: bool, reporter: Reporter
+) -> Evaluation:
+    config: ModelConfig = network.config
+    preprocessing, test = config.preprocessing, dataset.test
+    _check_compatible(dataset, config)
+    if protocol != "one-crop":
+        raise UsageError(f"{protocol} is for photographs in a folder: {dataset.name} is tested with one-crop")
+    with reporter.working("test set", len(test)) as progress:
+        if int8:
+            calibration = preprocessing.apply(dataset.train.images[:CALIBRATION_IMAGES])
+            with _quantized(network, calibration.permute(0, 3, 1, 2)) as quantized:
+                return evaluate_split(quantized, test, preprocessing, torch.device("cpu"), progress)
+        return evaluate_split(_on_device(network, device), test, preprocessing, device, progress)
+
+
+@contextmanager
+def _quantized(network: Network, calibration: Tensor) -> Iterator[Int8Network]:
+    with TemporaryDirectory() as folder:
+        yield quantize(network, calibration, Path(folder) / "int8.onnx")
+
+
+def _on_device(network: Network, device: torch.device) -> nn.Module:
+    """Return a copy on the device, for the caller's stays where it is."""
+    return copy.deepcopy(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def _check_compatible(dataset: Dataset, config: ModelConfig) -> None:
@@ -89,16 +189,11 @@ def _check_compatible(dataset: Dataset, config: ModelConfig) -> None:
         CheckpointError: they differ.
     """
     names, own = dataset.class_names, config.class_names
-    unnamed = own == tuple(f"class {label}" for label in range(len(own)))  # as an import leaves them
-    if len(names) != len(own) or (names != own and not unnamed):
+    if not same_classes(names, own):
         raise CheckpointError(
-            f"{dataset.name} has {len(names)} classes ({_few(names)}), the model {len(own)} ({_few(own)}): "
+            f"{dataset.name} has {len(names)} classes ({few(names)}), the model {len(own)} ({few(own)}): "
             "evaluate it on the classes that it was trained for"
         )
     if dataset.image_size != config.preprocessing.image_size:
         sizes = ["x".join(map(str, size)) for size in (dataset.image_size, config.preprocessing.image_size)]
         raise CheckpointError(f"{dataset.name} has images of {sizes[0]} pixels, the model takes {sizes[1]}")
-
-
-def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

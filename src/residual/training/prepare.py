@@ -16,7 +16,7 @@ from ..data.loader import Batches
 from ..data.photos import PhotoDataset, Photos
 from ..errors import UsageError
 from ..evaluation.classification import Evaluation, evaluate_split
-from ..evaluation.photographs import evaluate_photos
+from ..evaluation.photos import evaluate_photos
 from ..models.build import build_model
 from ..models.fused import rule_fuses
 from ..models.network import Network

@@ -1,0 +1,121 @@
+"""Evaluation on photographs in files: decoded in worker processes, tested by a protocol of the paper."""
+
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ..data.decode import BadImageError
+from ..data.photos import Photos
+from ..data.preprocessing import Preprocessing
+from ..data.workers import map_in_workers
+from ..models.fold import optimize_for_inference
+from ..models.network import Network
+from .classification import Accumulator, Evaluation
+from .protocols import Protocol, make_protocol
+
+FEW = 256  # photographs that are decoded sooner than worker processes have started
+
+
+@torch.no_grad()
+def evaluate_photos(
+    network: nn.Module,
+    photos: Photos,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    progress: Callable[[int], None] = lambda _done: None,
+    workers: int = 0,
+    protocol: str = "one-crop",
+) -> Evaluation:
+    """Evaluate a network on photographs, each once and in their order, by a protocol of section 4.1.
+
+    The network, which is on `device`, is put into evaluation mode and back. `progress` is called with the
+    number of images done, skipped ones included: with `photos.on_bad_image` "skip", images that cannot be
+    decoded count in no figure and are named in the result.
+
+    Args:
+        network: maps normalised images [N, 3, H, W] to logits; multi-scale needs a `Network`.
+        photos: labels are the network's classes.
+        preprocessing: the model's.
+        device: where it is computed.
+        progress: see above.
+        workers: processes that decode; with 0 this one does.
+        protocol: "one-crop", "ten-crop" or "multi-scale".
+
+    Raises:
+        BadImageError: an image cannot be decoded, and bad images are not skipped.
+        CheckpointError: a logit is not finite.
+        DataError: there are no images, or a worker died.
+        UsageError: there is no such protocol, or the network does not take images of the size.
+    """
+    test = make_protocol(protocol, preprocessing)
+    test.check(network)
+    was_training = network.training
+    network.eval()
+    ready = optimize_for_inference(network) if isinstance(network, Network) else network
+    on_device = replace(test, preprocessing=preprocessing.to(device))
+    figures, skipped, done = Accumulator(), [], 0
+    try:
+        with closing(_decoded(test, photos, workers)) as decoded:
+            for batch in _batches(decoded, test.images_at_once):
+                good = [item for item in batch if not item.problem]
+                skipped += [photos.files[item.index] for item in batch if item.problem]
+                if good:
+                    labels = photos.labels[[item.index for item in good]]
+                    figures.add(on_device.predict(ready, [item.views for item in good], device), labels)
+                done += len(batch)
+                progress(done)
+    finally:
+        network.train(was_training)
+    return replace(figures.result(), skipped=tuple(skipped), notes=test.notes)
+
+
+def default_workers(images: int, device: torch.device) -> int:
+    """Return how many processes should decode: none for a few images, few where the network needs the CPU."""
+    if images < FEW:
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores - 1)) if device.type != "cpu" else max(1, min(2, cores // 2))
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A photograph's views, or why it cannot be decoded."""
+
+    index: int
+    views: list[Tensor]
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class _Load:
+    """Decodes a photograph by its index, in any process."""
+
+    protocol: Protocol
+    photos: Photos
+
+    def __call__(self, index: int) -> _Decoded:
+        try:
+            return _Decoded(index, self.protocol.load(self.photos, index))
+        except BadImageError as error:
+            if self.photos.on_bad_image != "skip":
+                raise
+            return _Decoded(index, [], str(error))
+
+
+def _decoded(protocol: Protocol, photos: Photos, workers: int) -> Generator[_Decoded, None, None]:
+    yield from map_in_workers(_Load(protocol, photos), range(len(photos)), workers)
+
+
+def _batches(items: Iterable[_Decoded], size: int) -> Iterator[list[_Decoded]]:
+    batch: list[_Decoded] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
