@@ -49,11 +49,9 @@ def load_folder(
         raise UsageError(f"the share of the test set must be between 0 and 1, not {test_share}")
     source = _open(Path(root), progress)
     train, test = _train_and_test(source, test_share)
-    if train and test:  # else `PhotoDataset` says what is missing
-        layouts.check_classes(source.root, {name for _, name in train})
     names = layouts.check_classes(source.root, {name for _, name in train + test})
-    parts = [_photos(source, rows, names, on_bad_image) for rows in (train, test)]
-    return PhotoDataset(source.name, *parts, names, source.changed)
+    first, second = (_photos(source, rows, names, on_bad_image) for rows in (train, test))
+    return PhotoDataset(source.name, first, second, names, source.changed)
 
 
 def load_photos(
@@ -112,9 +110,8 @@ def _train_and_test(source: _Source, share: float) -> tuple[Rows, Rows]:
         if not any(source.parts):
             return layouts.split_by_class(paths, rows, share)
         if not all(source.parts):
-            raise DataError(
-                f"{source.root / source.name}.csv has no split for {paths[source.parts.index('')]}"
-            )
+            file, path = f"{source.root / source.name}.csv", paths[source.parts.index("")]
+            raise DataError(f"{file} has no split for {path}")
         train, test = ([row for row in rows if source.parts[row[0]] == part] for part in ("train", "test"))
         if train and test:
             layouts.check_same_classes(source.root, train, test, ("split train", "split val"))
@@ -139,5 +136,5 @@ def _photos(source: _Source, rows: Rows, names: tuple[str, ...], on_bad_image: O
     files = Paths.of(source.listing.paths[number] for number in numbers)
     digest = hashlib.sha256()
     for part in (files.text, files.ends, source.listing.sizes[numbers], labels.numpy()):
-        digest.update(part)
+        digest.update(part.tobytes())
     return Photos(source.root, files, labels, names, on_bad_image, digest.hexdigest())

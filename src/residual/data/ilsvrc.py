@@ -1,4 +1,4 @@
-"""The validation set of ILSVRC 2012 as it is published: images in one folder, labels in the development kit."""
+"""The validation set of ILSVRC 2012 as published: images in one folder, labels in the development kit."""
 
 import re
 from pathlib import Path

@@ -5,9 +5,10 @@ import io
 import os
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..runtime.files import read_bounded, write_atomically
 from .cifar import cache_folder
@@ -36,13 +37,10 @@ def check_index(root: Path, listing: Listing) -> str | None:
 
 
 def _same(a: Listing, b: Listing) -> bool:
-    pairs = (
-        (a.paths.text, b.paths.text),
-        (a.paths.ends, b.paths.ends),
-        (a.sizes, b.sizes),
-        (a.times, b.times),
-    )
-    return all(np.array_equal(x, y) for x, y in pairs)
+    def parts(listing: Listing) -> tuple[NDArray[Any], ...]:
+        return listing.paths.text, listing.paths.ends, listing.sizes, listing.times
+
+    return all(map(np.array_equal, parts(a), parts(b)))
 
 
 def _difference(root: Path, before: Listing, now: Listing) -> str | None:

@@ -76,7 +76,7 @@ def check_classes(root: Path, names: Iterable[str], least: int = 2) -> tuple[str
         if folded in seen:
             raise DataError(
                 f"{root} has classes that differ only in upper and lower case or in how accents are encoded: "
-                f"{ascii(seen[folded])} and {ascii(name)}; rename or merge them"
+                f"{seen[folded]!a} and {name!a}; rename or merge them"
             )
         seen[folded] = name
     if len(found) < least:
@@ -106,6 +106,9 @@ def split_by_class(paths: Sequence[str], rows: Rows, share: float) -> tuple[Rows
     """Set a share of each class apart as a test set, by hashes of the paths: the same on every machine.
 
     A class with at least two images has at least one on each side; a single image is for training.
+
+    Raises:
+        DataError: every class has a single image.
     """
     places = {number: hashlib.sha256(SPLIT_KEY + os.fsencode(paths[number])).digest() for number, _ in rows}
     left = {
@@ -117,6 +120,8 @@ def split_by_class(paths: Sequence[str], rows: Rows, share: float) -> tuple[Rows
         if left[name]:
             left[name] -= 1
             held.add(number)
+    if not held:
+        raise DataError("every class has one image only, so that none is left for a test set: add images")
     return [row for row in rows if row[0] not in held], [row for row in rows if row[0] in held]
 
 

@@ -18,7 +18,7 @@ _LARGEST = 1 << 30  # bytes
 
 @dataclass(frozen=True)
 class PhotoList:
-    """A CSV file's images, relative to its folder, with the class and the set of each ("train", "test", "")."""
+    """A CSV file's images, relative to its folder; of each the class, and the set: "train", "test" or ""."""
 
     listing: Listing
     classes: list[str]

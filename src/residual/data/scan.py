@@ -1,6 +1,5 @@
 """The image files below a folder, with size and time of change."""
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -57,13 +56,6 @@ class Listing:
     sizes: NDArray[np.int64]
     times: NDArray[np.int64]
     folders: Paths
-
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of paths and sizes."""
-        digest = hashlib.sha256()
-        for part in (self.paths.text, self.paths.ends, self.sizes):
-            digest.update(np.ascontiguousarray(part))
-        return digest.hexdigest()
 
 
 def scan(root: Path, progress: Progress | None = None) -> Listing:
