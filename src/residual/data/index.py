@@ -17,6 +17,11 @@ from .scan import Listing, Paths
 MAX_INDEX = 1 << 32  # bytes
 
 
+def index_folder() -> Path:
+    """Return where indices are kept."""
+    return cache_folder() / "index"
+
+
 def check_index(root: Path, listing: Listing) -> str | None:
     """Compare a listing with the one of the last time, and keep it instead.
 
@@ -24,7 +29,7 @@ def check_index(root: Path, listing: Listing) -> str | None:
         A line that says how many images are new, gone or changed; None if none are, or at the first time.
     """
     key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:24]
-    path = cache_folder() / "index" / f"{key}.npz"
+    path = index_folder() / f"{key}.npz"
     before = _read(path)
     if before is not None and _same(before, listing):
         return None

@@ -96,7 +96,7 @@ def decode_scaled(data: bytes, header: Header, scale: int, bottom: float) -> NDA
 
 def _by_pillow(data: bytes, scale: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     with quiet():
-        image = Image.open(io.BytesIO(data), formats=("JPEG", "MPO"))
+        image = Image.open(io.BytesIO(data), formats=("JPEG",))
         image.draft(None, (image.width // scale, image.height // scale))
         pixels = np.array(image.convert("RGB"))
     if pixels.shape != shape:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 # not all that Pillow knows: some formats run other programs
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 178_000_000  # Pillow itself refuses more than 178,956,970
+_TOO_MANY = f"it has more than {MAX_PIXELS // 1_000_000} million pixels"
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -32,7 +33,7 @@ def check_size(height: int, width: int) -> None:
         ValueError: it has too many pixels.
     """
     if height * width > MAX_PIXELS:
-        raise ValueError(f"it has {width:,} x {height:,} pixels, more than {MAX_PIXELS / 1e6:.0f} million")
+        raise ValueError(_TOO_MANY)
 
 
 def decode_any(data: bytes) -> NDArray[np.uint8]:
@@ -46,6 +47,8 @@ def decode_any(data: bytes) -> NDArray[np.uint8]:
             image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError:
             raise ValueError(f"it is none of {', '.join(FORMATS)}, or its header is corrupted") from None
+        except Image.DecompressionBombError:
+            raise ValueError(_TOO_MANY) from None
         check_size(image.height, image.width)
         image.load()
         return np.array(_to_rgb(ImageOps.exif_transpose(image), image.format))
