@@ -1,5 +1,6 @@
 """Image files of every kind: each is decoded to known pixels, or named as bad with a reason."""
 
+import contextlib
 import io
 import os
 import pickle
@@ -13,16 +14,15 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from residual.data import decode as decode_module
-from residual.data import jpeg, orientation, pillow
+from residual.data import pillow
 from residual.data.decode import BadImageError, decode
-from residual.data.region import Region
-from residual.data.resize import resize
 
 HEIGHT, WIDTH = 40, 56
 ROWS, COLUMNS = np.mgrid[0:HEIGHT, 0:WIDTH]
 # smooth, so that JPEG keeps it, and different in all directions
 COLOURS = np.stack([40 + 3 * COLUMNS, 220 - 4 * ROWS, 60 + COLUMNS + 2 * ROWS], 2).astype(np.uint8)
 GRAY = (30 + 3 * COLUMNS + ROWS).astype(np.uint8)
+FIRST = GRAY[0, 0]
 GRAY3 = np.repeat(GRAY[..., None], 3, 2)
 DEEP = (GRAY.astype(np.uint16) << 8) | 77  # 16 bits; the upper eight are GRAY
 ALPHA = np.where(COLUMNS < 20, 0, 255).astype(np.uint8)
@@ -154,7 +154,7 @@ GOOD = {
     "clear.png": (lambda: transparent_palette(bytes(64)), np.full_like(COLOURS, 255), 0),
     "rgba.png": (lambda: save(with_alpha(COLOURS), "PNG"), ON_WHITE, 0),
     "la.png": (lambda: save(with_alpha(GRAY), "PNG"), np.where(ALPHA == 0, 255, GRAY), 0),
-    "key.png": (gray_key, np.where(GRAY == GRAY[0, 0], 255, GRAY), 0),
+    "key.png": (gray_key, np.where(FIRST == GRAY, 255, GRAY), 0),
     "16 bits.png": (lambda: save(DEEP, "PNG"), GRAY3, 0),
     "16 bits rgb.png": (deep_rgb_png, COLOURS, 0),
     "apng.png": (lambda: frames("PNG"), COLOURS, 0),
@@ -297,130 +297,6 @@ def test_a_file_with_more_bytes_than_the_largest_image_is_not_read(tmp_path):
         decode(path)
 
 
-# what a camera that is held so makes of the upright image (EXIF 2.3, tag 0x0112)
-STORED = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
-
-
-@pytest.mark.parametrize("value", range(1, 9))
-@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp", "x.tif"])
-def test_every_exif_orientation(name, value, tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = value
-    file_format = {".jpg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF"}[name[1:]]
-    options = {"JPEG": {"quality": 98}, "WEBP": {"lossless": True}}.get(file_format, {})
-    stored = Image.fromarray(COLOURS)
-    if value > 1:
-        stored = stored.transpose(STORED[value])
-    path = put(tmp_path, name, save(stored, file_format, exif=exif, **options))
-    whole = decode(path).numpy()
-    assert whole.shape == COLOURS.shape
-    assert np.abs(whole.astype(int) - COLOURS).max() <= (8 if name == "x.jpg" else 0)
-    part = decode(path, lambda height, width: Region(10, 4, 34, 28, 24, 24)).numpy()
-    assert np.array_equal(part, whole[4:28, 10:34])
-
-
-def test_a_region_goes_to_the_stored_pixels_and_back():
-    random = np.random.default_rng(0)
-    for value in range(1, 9):
-        pixels = random.integers(0, 256, (13, 21, 3), np.uint8)
-        up = orientation.upright(pixels, value)
-        assert up.shape[:2] == orientation.upright_size(13, 21, value)
-        at = orientation.stored(Region(2, 3, 9, 11, 8, 7), *up.shape[:2], value)
-        cut = pixels[int(at.top) : int(at.bottom), int(at.left) : int(at.right)]
-        assert cut.shape[:2] == (at.height, at.width)
-        assert np.array_equal(orientation.upright(cut, value), up[3:11, 2:9])
-
-
-def photograph(height=301, width=403, seed=0):
-    """Draw smooth noise, as photographs are."""
-    noise = np.random.default_rng(seed).integers(0, 256, (height // 6, width // 6, 3), np.uint8)
-    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
-
-
-REGIONS = {
-    "whole edges": Region(20, 30, 180, 230, 128, 96),
-    "fractions": Region(20.3, 30.6, 180.2, 230.9, 128, 96),
-    "enlarged": Region(20, 30, 60, 80, 96, 96),
-    "of half": Region(11, 5, 391, 251, 120, 130),
-    "of an eighth": Region(0, 0, 403, 301, 30, 40),
-}
-
-
-@pytest.mark.parametrize("region", REGIONS)
-@pytest.mark.parametrize("kind", ["444", "420", "progressive", "gray", "restarts"])
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_simplejpeg_and_pillow_give_the_same_pixels(kind, region, interpolation, tmp_path, monkeypatch):
-    pytest.importorskip("simplejpeg")
-    image = photograph().convert("L") if kind == "gray" else photograph()
-    options = {
-        "444": {"subsampling": 0},
-        "progressive": {"progressive": True},
-        "restarts": {"restart_marker_rows": 1},
-    }.get(kind, {})
-    path = put(tmp_path, "x.jpg", save(image, "JPEG", **options))
-
-    def found():
-        return decode(path, lambda *_: REGIONS[region], interpolation)
-
-    fast = found()
-    monkeypatch.setattr(jpeg, "HAS_SIMPLEJPEG", False)
-    assert np.array_equal(fast.numpy(), found().numpy())
-
-
-@pytest.mark.parametrize("subsampling", [0, 1, 2])
-@pytest.mark.parametrize("scale", [1, 2, 4, 8])
-def test_decoding_that_ends_early_gives_the_same_rows(scale, subsampling):
-    data = save(photograph(), "JPEG", subsampling=subsampling)
-    header = jpeg.read_header(data)
-    whole = jpeg.decode_scaled(data, header, scale, 301 / scale)
-    assert whole.shape[:2] == (-(-301 // scale), -(-403 // scale))
-    ended = 0
-    for bottom in range(1, len(whole), 3):
-        part = jpeg.decode_scaled(data, header, scale, bottom)
-        ended += len(part) < len(whole)
-        assert np.array_equal(part[:bottom], whole[:bottom])
-    assert ended > len(whole) // 6
-
-
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_resizing_agrees_with_pillow(interpolation):
-    image, resample = photograph(), Image.Resampling[interpolation.upper()]
-    pixels = np.array(image)
-    for region in REGIONS.values():
-        box, size = (region.left, region.top, region.right, region.bottom), (region.width, region.height)
-        if all(edge == int(edge) for edge in box):
-            expected = image.crop(box).resize(size, resample)
-        else:
-            expected = image.resize(size, resample, box)
-        found = resize(pixels, region, interpolation)
-        assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 1
-
-
-def test_a_scaled_jpeg_stays_near_the_whole_one(tmp_path):
-    image = photograph(600, 800)
-    path = put(tmp_path, "x.jpg", save(image, "JPEG", quality=95))
-    for region in (Region(0, 0, 800, 600, 100, 150), Region(101, 57, 703, 561, 200, 200)):
-        box = (region.left, region.top, region.right, region.bottom)
-        expected = image.resize((region.width, region.height), Image.Resampling.BILINEAR, box)
-        found = decode(path, lambda *_, region=region: region).numpy()
-        assert np.abs(found.astype(int) - np.asarray(expected)).mean() < 5
-
-
-def test_the_scale_keeps_at_least_the_size_that_is_needed():
-    assert jpeg.scale_for(448, 448, 224, 224) == 2
-    assert jpeg.scale_for(447, 2000, 224, 224) == 1
-    assert jpeg.scale_for(2000, 2000, 224, 224) == 8
-    assert jpeg.scale_for(100, 100, 224, 224) == 1
-
-
 def test_no_warning_of_pillow_gets_out(tmp_path):
     text = PngImagePlugin.PngInfo()
     text.add_text("comment", "x" * 1000)
@@ -453,10 +329,8 @@ def test_damage_anywhere_is_decoded_or_named(name, tmp_path, monkeypatch):
         for at in random.integers(0, len(data), 3):
             data[at] = random.integers(256)
         path = put(tmp_path, name, bytes(data[: random.integers(len(data) // 2, len(data) + 1)]))
-        try:
+        with contextlib.suppress(BadImageError):
             assert decode(path).shape[2] == 3
-        except BadImageError as error:
-            assert error.reason
 
 
 def test_an_error_of_the_choice_is_not_taken_for_a_bad_image(tmp_path):
