@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from residual.cli import main as command_line
-from residual.data import cifar
+from residual.data import cifar, index
 from residual.training.run_folder import Run
 from residual.training.trainer import Trainer
 
@@ -34,6 +34,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     """Keep every test from the network and from the user's own data; a test may set its own values."""
     monkeypatch.setenv("RESIDUAL_MIRROR", "http://127.0.0.1:1")  # nothing listens there
     monkeypatch.setenv("RESIDUAL_DATA", str(tmp_path_factory.getbasetemp() / "no-data"))
+    kept = tmp_path_factory.getbasetemp() / "index"
+    monkeypatch.setattr(index, "index_folder", lambda: kept)
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv("no_proxy", "*")
 

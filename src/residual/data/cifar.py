@@ -99,11 +99,16 @@ CIFAR100 = Release(
 RELEASES = {release.name: release for release in (CIFAR10, CIFAR100)}
 
 
+def cache_folder() -> Path:
+    """Return this package's folder in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "residual"
+
+
 def default_root() -> Path:
     """Return RESIDUAL_DATA where it is set, else a folder in the user's cache."""
     if os.environ.get("RESIDUAL_DATA"):
         return Path(os.environ["RESIDUAL_DATA"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "residual"
+    return cache_folder()
 
 
 def find(release: Release, root: Path | None = None) -> Path | None:

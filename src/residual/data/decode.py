@@ -1,13 +1,25 @@
-"""Image files as uint8 pixels: whatever its format, an image becomes upright RGB, or is named as bad."""
+"""Image files as uint8 pixels: whatever its format, an image becomes upright RGB, or is named as bad.
 
+Transparent pixels are composited on white. Colour profiles are not applied. Values of 16 bits become their
+upper 8 bits. Of several frames or pictures in one file, the first is taken.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 from torch import Tensor, from_numpy
 
 from ..errors import DataError
-from .region import Choose, whole
+from ..runtime.files import read_bounded
+from . import jpeg
+from .orientation import stored, upright, upright_size
+from .pillow import MAX_PIXELS, check_size, decode_any
+from .region import Choose, Region, whole
+from .resize import reach, resize
+
+MAX_BYTES = 8 * MAX_PIXELS  # of four channels of 16 bits, uncompressed
 
 
 class BadImageError(DataError):
@@ -24,18 +36,58 @@ class BadImageError(DataError):
 def decode(path: Path, choose: Choose = whole, interpolation: str = "bilinear") -> Tensor:
     """Decode a region of an image, resized with antialiasing.
 
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the region then still has at least the size that it
+    is resized to. A region with whole-number edges is resized fastest; see `resize`.
+
+    Args:
+        path: the file.
+        choose: takes the upright image's height and width, and returns the region.
+        interpolation: "bilinear" or "bicubic".
+
     Returns:
         uint8 [height, width, 3] (R, G, B) of the chosen region.
 
     Raises:
         BadImageError: the file is missing, no image, truncated or too large.
     """
+    with _named_as_bad(path):
+        data = read_bounded(path, MAX_BYTES)
+        if not data:
+            raise ValueError("the file is empty")
+        header = jpeg.read_header(data)
+        if header is None:
+            pixels = decode_any(data)
+        else:
+            check_size(header.height, header.width)
+    if header is None:
+        return from_numpy(resize(pixels, choose(*pixels.shape[:2]), interpolation))
+    height, width = upright_size(header.height, header.width, header.orientation)
+    region = stored(choose(height, width), height, width, header.orientation)
+    scale = jpeg.scale_for(
+        region.bottom - region.top, region.right - region.left, region.height, region.width
+    )
+    region = _scaled(region, scale)
+    with _named_as_bad(path):
+        pixels = jpeg.decode_scaled(data, header, scale, region.bottom + reach(region, interpolation))
+    resized = upright(resize(pixels, region, interpolation), header.orientation)
+    return from_numpy(np.ascontiguousarray(resized))
+
+
+def _scaled(region: Region, scale: int) -> Region:
+    """Return the region in pixels that each stand for `scale` x `scale` of the image."""
+    left, top, right, bottom = region.left, region.top, region.right, region.bottom
+    return Region(left / scale, top / scale, right / scale, bottom / scale, region.height, region.width)
+
+
+@contextmanager
+def _named_as_bad(path: Path) -> Iterator[None]:
     try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadImageError(str(path), str(error)) from error
-    region = choose(image.height, image.width)
-    box = (region.left, region.top, region.right, region.bottom)
-    size = (region.width, region.height)
-    return from_numpy(np.array(image.resize(size, Image.Resampling[interpolation.upper()], box)))
+        yield
+    except OSError as error:
+        raise BadImageError(str(path), error.strerror or _one_line(error)) from error
+    except Exception as error:  # decoders fail in many ways on a corrupted file, with any class of error
+        raise BadImageError(str(path), _one_line(error)) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or f"corrupted ({type(error).__name__})"

@@ -1,28 +1,35 @@
 """Photographs in files, with labels: an `ImageDataset` that decodes an image when it is asked for."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ..errors import DataError
 from .decode import decode
 from .region import Choose, whole
+from .scan import Paths
 
 OnBadImage = Literal["stop", "skip"]
 
 
 @dataclass(frozen=True, eq=False)
 class Photos:
-    """Image files below `root`, by their paths relative to it, with labels [N] as int64."""
+    """Image files below `root`, by their paths relative to it, with labels [N] as int64.
+
+    `fingerprint` is the SHA-256 of paths, sizes and labels, so that it tells other images from these.
+    """
 
     root: Path
     files: Sequence[str]
     labels: Tensor
     class_names: tuple[str, ...]
     on_bad_image: OnBadImage = "stop"
+    fingerprint: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -41,18 +48,29 @@ class Photos:
 
     def take(self, indices: Tensor) -> "Photos":
         """Return the images with these indices, in their order."""
-        files = [self.files[index] for index in indices.tolist()]
-        return replace(self, files=files, labels=self.labels[indices])
+        files = Paths.of(self.files[index] for index in indices.tolist())
+        chosen = indices.to(torch.int64).contiguous().numpy().tobytes()
+        fingerprint = hashlib.sha256(self.fingerprint.encode() + chosen).hexdigest()
+        return replace(self, files=files, labels=self.labels[indices], fingerprint=fingerprint)
 
 
 @dataclass(frozen=True, eq=False)
 class PhotoDataset:
-    """A training and a test set of photographs; `class_names[label]` says what a label means."""
+    """A training and a test set of photographs; `class_names[label]` says what a label means.
+
+    `changed` is a line that says how the images differ from those of the last time; None if they do not.
+    """
 
     name: str
     train: Photos
     test: Photos
     class_names: tuple[str, ...]
+    changed: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the paths, sizes and labels of both sets."""
+        return hashlib.sha256((self.train.fingerprint + self.test.fingerprint).encode()).hexdigest()
 
     def __post_init__(self) -> None:
         if not len(self.train) or not len(self.test):

@@ -1,0 +1,77 @@
+"""Images of any format through Pillow: opened without its warnings, and converted to upright RGB."""
+
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# not all that Pillow knows: some formats run other programs
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+MAX_PIXELS = 178_000_000  # Pillow itself refuses more than 178,956,970
+_TOO_MANY = f"it has more than {MAX_PIXELS // 1_000_000} million pixels"
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Pillow's warnings; one thread at a time, since this changes the filters of the process."""
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def check_size(height: int, width: int) -> None:
+    """Refuse an image before it is decoded.
+
+    Raises:
+        ValueError: it has too many pixels.
+    """
+    if height * width > MAX_PIXELS:
+        raise ValueError(_TOO_MANY)
+
+
+def decode_any(data: bytes) -> NDArray[np.uint8]:
+    """Decode the first picture of an image file as upright uint8 [H, W, 3].
+
+    Raises:
+        Exception: it is no image, or a corrupted one; of whatever class Pillow's decoders raise.
+    """
+    with quiet():
+        try:
+            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError:
+            raise ValueError(f"it is none of {', '.join(FORMATS)}, or its header is corrupted") from None
+        except Image.DecompressionBombError:
+            raise ValueError(_TOO_MANY) from None
+        check_size(image.height, image.width)
+        image.load()
+        return np.array(_to_rgb(ImageOps.exif_transpose(image), image.format))
+
+
+def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
+    """Convert any mode of Pillow's."""
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_eight_bits(np.asarray(image), image.mode, file_format)).convert("RGB")
+    if image.has_transparency_data or image.mode in ("La", "RGBa"):
+        above = image.convert("RGBA")
+        white = Image.new("RGBA", above.size, "white")
+        return Image.alpha_composite(white, above).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(values: NDArray[Any], mode: str, file_format: str | None) -> NDArray[np.uint8]:
+    """Scale gray values of 16 bits, or floating-point values of 0 to 1, to 0 to 255."""
+    if mode == "F":
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise ValueError("its floating-point values are not from 0 to 1: convert it to 8 or 16 bits")
+        scaled: NDArray[np.uint8] = np.rint(values * 255).astype(np.uint8)
+        return scaled
+    if mode == "I" and file_format not in ("PNG", "PPM"):  # there, Pillow holds 16 bits as "I"
+        raise ValueError("it has 32 bits per value, of unknown range: convert it to 8 or 16 bits")
+    return (values.astype(np.int64) >> 8).astype(np.uint8)
