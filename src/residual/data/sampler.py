@@ -25,12 +25,12 @@ class Draws:
     @classmethod
     def of_epoch(cls, seed: int, epoch: int, size: int, augment: PadCrop) -> "Draws":
         """Draw an epoch's from (seed, epoch) on the CPU, so that they are the same for every device."""
-        generator = _generator(seed, epoch)
+        generator = epoch_generator(seed, epoch)
         order = torch.randperm(size, generator=generator)
         offsets = torch.randint(2 * augment.padding + 1, (size, 2), generator=generator)
         if augment.flip and augment.alternate_flip:
             # drawn once for each image, not for each place in the order, which changes with the epoch
-            of_images = torch.rand(size, generator=_generator(seed, -1)) < 0.5
+            of_images = torch.rand(size, generator=epoch_generator(seed, -1)) < 0.5
             return cls(order, offsets, of_images[order] ^ bool(epoch % 2))
         flips = torch.rand(size, generator=generator) < (0.5 if augment.flip else 0.0)
         return cls(order, offsets, flips)
@@ -54,7 +54,8 @@ class Draws:
         return Draws(self.order.to(device), self.offsets.to(device), self.flips.to(device))
 
 
-def _generator(seed: int, epoch: int) -> torch.Generator:
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """Return the generator of an epoch's draws."""
     # a generator takes 32 bits of a seed and no more: multiples of 2^32 / 1.618 keep the epochs of seeds
     # below a thousand over a million apart
     return torch.Generator().manual_seed((seed * 2654435769 + epoch) % 2**32)

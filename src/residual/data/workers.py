@@ -1,61 +1,177 @@
-"""A function of many keys in worker processes, its results in the order of the keys."""
+"""A function of many keys in worker processes, its results in the order of the keys.
 
+Each worker takes every n-th key and writes its results to a socket that this process reads in turn. A full
+socket holds the worker up, one result in the socket and one ready behind it; there is no queue and no shared
+memory that could fill up, and nothing to clean up if a worker is killed. A worker whose parent has died fails
+to write, and ends.
+"""
+
+import atexit
+import multiprocessing
+import pickle
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from typing import Any, BinaryIO, TypeVar, cast
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
 
-from ..errors import ResidualError
+from ..errors import DataError, ResidualError
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
-
-class _Task(Dataset[Value | ResidualError]):
-    """The function as torch's map-style dataset; an error that users may see comes back as a value."""
-
-    def __init__(self, function: Callable[[Any], Value]) -> None:
-        self.function = function
-
-    def __getitem__(self, key: Any) -> Value | ResidualError:
-        try:
-            return self.function(key)
-        except ResidualError as error:  # raised in the worker, it would come back inside a traceback
-            return error
+# forked workers start at once and share a long list of files; elsewhere a fork is unsafe or unknown
+START = "fork" if sys.platform == "linux" else "spawn"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def map_in_workers(function: Callable[[Key], Value], keys: Sequence[Key], workers: int) -> Iterator[Value]:
+def map_in_workers(function: Callable[[Key], Value], keys: Sequence[Key], workers: int) -> Generator[Value]:
     """Yield `function(key)` for each key, in order; with 0 workers in this process.
 
-    Function, keys and values must pickle. Close the iterator to end the workers early.
+    Function, keys and values must pickle; arrays and tensors pass at the speed of memory. The workers start
+    with the first value and end with the iterator: when it is exhausted, closed or garbage.
 
     Raises:
-        ResidualError: the function raised it.
-        DataError: a worker died.
+        DataError: a worker died, or could not be started.
+        Exception: the function raised it; if it is no `ResidualError`, the worker's traceback is a note of it.
     """
-    task = _Task(function)
     if not workers:
-        values: Iterator[Any] = map(task.__getitem__, keys)
-    else:
-        values = iter(
-            DataLoader(
-                task,
-                batch_size=None,
-                sampler=keys,
-                num_workers=workers,
-                worker_init_fn=_prepare_worker,
-            )
-        )
-    for value in values:
-        if isinstance(value, ResidualError):
-            raise value
-        yield value
+        yield from map(function, keys)
+        return
+    pool: list[_Worker] = []
+
+    def close() -> None:
+        for worker in pool:
+            worker.close()
+
+    atexit.register(close)  # before multiprocessing waits for its processes
+    try:
+        for number in range(min(workers, len(keys))):
+            pool.append(_start(function, keys[number::workers], [worker.reader for worker in pool]))
+        for number in range(len(keys)):
+            value = pool[number % workers].receive()
+            if isinstance(value, _Failure):
+                raise value.error
+            yield value
+    finally:
+        close()
+        atexit.unregister(close)
 
 
-def _prepare_worker(_number: int) -> None:
-    """Leave Ctrl-C to the parent, which ends its workers itself, and keep to one core."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+@dataclass(frozen=True)
+class _Failure:
+    """What a worker sends in place of a result."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, eq=False)
+class _Worker:
+    """A worker process, and the end of its socket that this process reads."""
+
+    process: BaseProcess
+    reader: socket.socket
+    stream: BinaryIO
+
+    def receive(self) -> Any:
+        """Read the next result.
+
+        Raises:
+            DataError: the worker died.
+        """
+        try:
+            return pickle.load(self.stream)
+        except (EOFError, OSError, pickle.UnpicklingError):
+            self.process.join(5)
+        code = self.process.exitcode or 0
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        raise DataError(f"a worker process {how}; if memory ran out, use fewer workers")
+
+    def close(self) -> None:
+        """End the process; it has nothing to lose."""
+        self.stream.close()
+        self.reader.close()
+        self.process.kill()
+        self.process.join()
+
+
+def _start(function: Callable[[Any], Any], keys: Sequence[Any], earlier: list[socket.socket]) -> _Worker:
+    context: Any = multiprocessing.get_context(START)
+    reader, writer = socket.socketpair()
+    # a forked worker has copies of them, which would keep the sockets open if this process died
+    inherited = [*earlier, reader] if START == "fork" else []
+    process = context.Process(target=_work, args=(function, keys, writer, inherited), daemon=True)
+    try:
+        with _signals_blocked():
+            process.start()
+    except OSError as error:
+        reader.close()
+        raise DataError(f"cannot start a worker process: {error}; use fewer workers") from error
+    finally:
+        writer.close()
+    return _Worker(process, reader, cast(BinaryIO, reader.makefile("rb")))
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Where there are signal masks, start a process that no signal reaches until it handles them itself."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(
+    function: Callable[[Any], Any], keys: Sequence[Any], writer: socket.socket, inherited: list[socket.socket]
+) -> None:
+    """Write the results for all keys, each while the next one is computed."""
+    for reader in inherited:
+        reader.close()
+    for number in SIGNALS:  # they may reach the whole process group; the parent ends its workers itself
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     torch.set_num_threads(1)
+    sending: Future[None] | None = None
+    with suppress(ConnectionError), writer.makefile("wb") as stream, ThreadPoolExecutor(1) as sender:
+        for key in keys:
+            value = _result(function, key)
+            if sending is not None:
+                sending.result()
+            sending = sender.submit(_send, cast(BinaryIO, stream), value)
+        if sending is not None:
+            sending.result()
+
+
+def _result(function: Callable[[Any], Any], key: Any) -> Any:
+    try:
+        return function(key)
+    except ResidualError as error:
+        return _Failure(error)
+    except Exception as error:
+        error.add_note(f"in a worker process:\n{traceback.format_exc()}")
+        return _Failure(error)
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles tensors as NumPy arrays, which are written without a copy."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return (torch.from_numpy, (value.numpy(),)) if isinstance(value, Tensor) else NotImplemented
+
+
+def _send(stream: BinaryIO, value: Any) -> None:
+    _Pickler(stream, protocol=5).dump(value)
+    stream.flush()

@@ -1,0 +1,93 @@
+"""The crop of each training photograph, drawn from the seed and the image's place in the stream alone."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..recipes.augment import ResizedCrop, ScaleCrop
+from .region import Choose, Region
+
+PAPER_CROP = 224  # pixels, for which the range of the shorter side is given
+RATIOS = (3 / 4, 4 / 3)  # of width to height of a resized crop
+TRIES = 10  # for a resized crop that lies inside the image
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the endless stream of training images one stands: all that its random choices depend on."""
+
+    seed: int
+    epoch: int
+    position: int
+
+    def random(self, purpose: int) -> np.random.Generator:
+        """Return a generator for one purpose; a counter-based one, so that none depends on another."""
+        counter = [0, 0, self.position, self.epoch]
+        return np.random.Generator(np.random.Philox(key=[self.seed, purpose], counter=counter))
+
+
+@dataclass(frozen=True)
+class RandomScale:
+    """Resize the shorter side to a length drawn from a range, and crop a square at random (section 3.4)."""
+
+    size: int
+    shortest: int
+    longest: int
+    place: Place
+
+    def __call__(self, height: int, width: int) -> Region:
+        """Choose the crop of an image of that size."""
+        random = self.place.random(0)
+        shorter = int(random.integers(self.shortest, self.longest, endpoint=True))
+        tall, wide = (length * shorter // min(height, width) for length in (height, width))
+        top = int(random.integers(tall - self.size, endpoint=True))
+        left = int(random.integers(wide - self.size, endpoint=True))
+        down, across = height / tall, width / wide
+        bottom, right = (top + self.size) * down, (left + self.size) * across
+        size = self.size
+        return Region(left * across, top * down, min(right, width), min(bottom, height), size, size)
+
+
+@dataclass(frozen=True)
+class RandomArea:
+    """Take a rectangle of random area and aspect ratio, and resize it to a square, as torchvision does.
+
+    Where ten tries find none inside the image, it is the largest central one with an allowed ratio.
+    """
+
+    size: int
+    smallest: float  # area, as a share of the image
+    place: Place
+
+    def __call__(self, height: int, width: int) -> Region:
+        """Choose the crop of an image of that size."""
+        random, size = self.place.random(0), self.size
+        for _ in range(TRIES):
+            area = height * width * random.uniform(self.smallest, 1)
+            ratio = math.exp(random.uniform(math.log(RATIOS[0]), math.log(RATIOS[1])))
+            wide, tall = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < wide <= width and 0 < tall <= height:
+                top = int(random.integers(height - tall, endpoint=True))
+                left = int(random.integers(width - wide, endpoint=True))
+                return Region(left, top, left + wide, top + tall, size, size)
+        wide, tall = min(width, round(height * RATIOS[1])), min(height, round(width / RATIOS[0]))
+        top, left = (height - tall) // 2, (width - wide) // 2
+        return Region(left, top, left + wide, top + tall, size, size)
+
+
+def choose_crop(augment: ScaleCrop | ResizedCrop, size: int, place: Place) -> Choose:
+    """Return what chooses the crop, of `size` pixels, of the image at a place."""
+    if isinstance(augment, ScaleCrop):
+        return RandomScale(size, scaled(augment.shortest, size), scaled(augment.longest, size), place)
+    return RandomArea(size, augment.smallest, place)
+
+
+def longest_side(augment: ScaleCrop | ResizedCrop, size: int) -> int:
+    """Return the shorter side, in pixels, beyond which an image that is kept decoded gains little."""
+    return scaled(augment.longest, size) if isinstance(augment, ScaleCrop) else 2 * size
+
+
+def scaled(side: int, size: int) -> int:
+    """Scale the length of a side, given for crops of 224 pixels, to crops of another size."""
+    return max(size, round(side * size / PAPER_CROP))

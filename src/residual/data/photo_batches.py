@@ -1,0 +1,195 @@
+"""Training batches of photographs: decoded and cropped in worker processes, augmented on the device."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import DataError
+from ..recipes.augment import ResizedCrop, ScaleCrop
+from .colour import pca_colour
+from .decode import BadImageError
+from .erasing import draw_erasing, erase
+from .loader import Batches
+from .mixing import apply_mix, draw_mix
+from .normalization import Normalization
+from .photo_augment import Place, choose_crop
+from .photos import Photos
+from .sampler import epoch_generator
+from .trivial_augment import trivial_augment
+from .workers import map_in_workers
+
+WORKER, BATCH = 1, 2  # purposes of random numbers, beside the crop's, which is 0
+ENDLESS = 2**40  # steps
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The crops of a step, uint8 [B, S, S, 3], their labels [B], and the bad images met: path and reason."""
+
+    images: Tensor
+    labels: Tensor
+    bad: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class DecodeStep:
+    """Decodes the crops of a step; it pickles, for worker processes.
+
+    The training images form an endless stream, of which epoch e is the stretch from e * N to (e + 1) * N, in an
+    order drawn from (seed, e). What is drawn for an image depends on its epoch and its position alone.
+    """
+
+    photos: Photos
+    augment: ScaleCrop | ResizedCrop
+    size: int
+    batch_size: int
+    seed: int
+
+    def __call__(self, step: int) -> Decoded:
+        """Decode it.
+
+        Raises:
+            BadImageError: an image cannot be decoded, and bad ones are not skipped.
+        """
+        bad: dict[str, str] = {}
+        first = step * self.batch_size
+        pairs = [self._image(position, bad) for position in range(first, first + self.batch_size)]
+        labels = self.photos.labels[[index for _, index in pairs]]
+        return Decoded(torch.stack([image for image, _ in pairs]), labels, bad)
+
+    def _image(self, position: int, bad: dict[str, str]) -> tuple[Tensor, int]:
+        """Return the crop at a position of the stream, and the number of the image that it is from."""
+        epoch, within = divmod(position, len(self.photos))
+        place = Place(self.seed, epoch, within)
+        repeats = self.augment.repeats if isinstance(self.augment, ResizedCrop) else 1
+        first = int(epoch_order(self.seed, epoch, len(self.photos), repeats)[within])
+        image, index = self._decode(first, place, bad)
+        if isinstance(self.augment, ResizedCrop) and self.augment.trivial:
+            random = place.random(WORKER)
+            flip = self.augment.flip and random.random() < 0.5  # before the operation, as torchvision does
+            image = trivial_augment(image.flip(1) if flip else image, random)
+        return image, index
+
+    def _decode(self, first: int, place: Place, bad: dict[str, str]) -> tuple[Tensor, int]:
+        """Decode an image or, where it is bad and to be skipped, the next one that is not."""
+        choose = choose_crop(self.augment, self.size, place)
+        for index in (*range(first, len(self.photos)), *range(first)):
+            try:
+                return self.photos.region(index, choose), index
+            except BadImageError as error:
+                if self.photos.on_bad_image == "stop":
+                    raise
+                bad[error.path] = error.reason
+        raise DataError(f"none of the {len(self.photos)} images in {self.photos.root} can be decoded")
+
+
+@lru_cache(maxsize=2)  # a batch may span two epochs
+def epoch_order(seed: int, epoch: int, size: int, repeats: int) -> Tensor:
+    """Return the order of an epoch's images [N]; repeated ones follow each other, so fewer have a turn."""
+    order = torch.randperm(size, generator=epoch_generator(seed, epoch))
+    return order.repeat_interleave(repeats)[:size]
+
+
+class PhotoBatches(Batches):
+    """Batches of photographs, the same whatever the number of workers.
+
+    Args:
+        photos: the training images.
+        normalization: applied on the device; its per-pixel mean, if it has one, has the crops' size.
+        image_size: height and width of the crops, in pixels.
+        batch_size, seed: of the stream of images.
+        augment: crops, colours and mixing.
+        device: where the batches are made.
+        workers: processes that decode ahead; with 0 this one decodes when a batch is asked for.
+
+    Raises:
+        UsageError: the batch is larger than the training set.
+    """
+
+    def __init__(
+        self,
+        photos: Photos,
+        normalization: Normalization,
+        image_size: int,
+        batch_size: int,
+        augment: ScaleCrop | ResizedCrop,
+        seed: int,
+        device: torch.device,
+        *,
+        workers: int = 0,
+    ) -> None:
+        super().__init__(len(photos), batch_size)
+        self.normalization = normalization.to(device)
+        self.augment, self.seed, self.workers, self._device = augment, seed, workers, device
+        self.classes = len(photos.class_names)
+        self.bad: dict[str, str] = {}  # paths of images that could not be decoded, with the reason
+        self._decode = DecodeStep(photos, augment, image_size, batch_size, seed)
+        self._stream: Generator[Decoded] | None = None
+        self._next = -1  # the step that the stream gives next
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batches are made."""
+        return self._device
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return step's images, float32 [B, 3, S, S] in channels-last memory, and their targets.
+
+        The targets are labels [B], or the shares of the classes [B, classes] where images are mixed.
+
+        Raises:
+            DataError: an image is bad and not to be skipped, or a worker died.
+        """
+        decoded = self._take(step)
+        self.bad |= decoded.bad
+        images, labels = decoded.images, decoded.labels
+        if self._device.type == "cuda":
+            images = images.pin_memory()
+        images = images.to(self._device, non_blocking=True)
+        return self._augmented(images, labels.to(self._device), step)
+
+    def _take(self, step: int) -> Decoded:
+        if self._stream is None or step != self._next:
+            self.close()
+            self._stream = map_in_workers(self._decode, range(step, ENDLESS), self.workers)
+        self._next = step + 1
+        try:
+            return next(self._stream)
+        except BaseException:  # the stream has ended with it
+            self._stream = None
+            raise
+
+    def close(self) -> None:
+        """End the workers; the next batch starts new ones."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _augmented(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Do what acts on the whole batch, drawn on the CPU so that it is the same on every device."""
+        augment, random = self.augment, Place(self.seed, 0, step).random(BATCH)
+        count, height, width, _ = images.shape
+        trivial = isinstance(augment, ResizedCrop) and augment.trivial
+        if augment.flip and not trivial:
+            flips = self._to_device(random.random(count) < 0.5)
+            images = torch.where(flips[:, None, None, None], images.flip(2), images)
+        if isinstance(augment, ScaleCrop) and augment.colour:
+            images = pca_colour(images, self._to_device(random.normal(0, augment.colour, (count, 3))))
+        images = self.normalization.apply(images).permute(0, 3, 1, 2)
+        if isinstance(augment, ScaleCrop):
+            return images, labels
+        if augment.erase:
+            images = erase(images, self._to_device(draw_erasing(random, count, augment.erase, height, width)))
+        if augment.mixup or augment.cutmix:
+            mix = draw_mix(random, augment.mixup, augment.cutmix, height, width)
+            return apply_mix(images, labels, self.classes, mix)
+        return images, labels
+
+    def _to_device(self, drawn: NDArray[Any]) -> Tensor:
+        found = torch.from_numpy(drawn)
+        return (found.float() if found.is_floating_point() else found).to(self._device)
