@@ -27,6 +27,7 @@ class Batches(ABC):
         if batch_size > size:
             raise UsageError(f"batch_size must be at most the training set's {size}, not {batch_size}")
         self.size, self.batch_size = size, batch_size
+        self.bad: dict[str, str] = {}  # files that were met and could not be decoded, with the reason
 
     @property
     @abstractmethod

@@ -40,8 +40,8 @@ class Decoded:
 class DecodeStep:
     """Decodes the crops of a step; it pickles, for worker processes.
 
-    The training images form an endless stream, of which epoch e is the stretch from e * N to (e + 1) * N, in an
-    order drawn from (seed, e). What is drawn for an image depends on its epoch and its position alone.
+    The training images form an endless stream, of which epoch e is the stretch from e * N to (e + 1) * N, in
+    an order drawn from (seed, e). What is drawn for an image depends on its epoch and its position alone.
     """
 
     photos: Photos
@@ -84,7 +84,7 @@ class DecodeStep:
             except BadImageError as error:
                 if self.photos.on_bad_image == "stop":
                     raise
-                bad[error.path] = error.reason
+                bad[self.photos.files[index]] = error.reason
         raise DataError(f"none of the {len(self.photos)} images in {self.photos.root} can be decoded")
 
 
@@ -127,7 +127,6 @@ class PhotoBatches(Batches):
         self.normalization = normalization.to(device)
         self.augment, self.seed, self.workers, self._device = augment, seed, workers, device
         self.classes = len(photos.class_names)
-        self.bad: dict[str, str] = {}  # paths of images that could not be decoded, with the reason
         self._decode = DecodeStep(photos, augment, image_size, batch_size, seed)
         self._stream: Generator[Decoded] | None = None
         self._next = -1  # the step that the stream gives next

@@ -41,7 +41,7 @@ def map_in_workers(function: Callable[[Key], Value], keys: Sequence[Key], worker
 
     Raises:
         DataError: a worker died, or could not be started.
-        Exception: the function raised it; if it is no `ResidualError`, the worker's traceback is a note of it.
+        Exception: the function raised it; the worker's traceback is a note of it, unless users may see it.
     """
     if not workers:
         yield from map(function, keys)

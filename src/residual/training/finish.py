@@ -12,7 +12,7 @@ from ..runtime.cpu_time import DISTURBED
 from ..runtime.progress import Reporter
 from ..zoo.model_folder import ModelConfig, model_card, save_model
 from ..zoo.own_network import save_own_network
-from .checkpoint import load_checkpoint
+from .checkpoint import evaluated_weights, load_checkpoint
 from .prepare import Prepared
 from .run_folder import Run
 from .trainer import Trained
@@ -48,7 +48,7 @@ def _evaluate_best(prepared: Prepared, trained: Trained, reporter: Reporter) -> 
         reporter.say(f"warning: {error}; the result names no best step")
         return None
     network = copy.deepcopy(prepared.network)
-    network.load_state_dict(state["network"])
+    network.load_state_dict(evaluated_weights(state))
     return {**state["best"], "test_error": prepared.evaluate(prepared.data.dataset.test, network).error}
 
 
@@ -115,6 +115,7 @@ def _figures(prepared: Prepared, evaluated: Evaluated) -> dict[str, Any]:
         "top5_error": test.top5_error,
         "loss": test.loss,
         "images": test.images,
+        "skipped": [*sorted(prepared.data.batches.bad), *test.skipped],
         "training_error": trained.training_error,
         "validation_best": evaluated.validation_best,
         "seconds": round(trained.seconds, 3),

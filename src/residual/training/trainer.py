@@ -243,6 +243,7 @@ class Trainer:
             "best": self.best,
             "seconds": self.seconds,
             "cpu_time": asdict(self.meter.read()),
+            "bad_images": dict(self.engine.batches.bad),
         }
 
     def resume(self) -> list[str]:
@@ -288,5 +289,6 @@ class Trainer:
             self.meter.total = CpuTime(**state.get("cpu_time", {}))  # the earliest checkpoints have none
         except TypeError as error:
             raise CheckpointError(f"{source} does not fit: its 'cpu_time': {error}") from error
+        self.engine.batches.bad |= state.get("bad_images", {})
         self.best, self.training_error, self.seconds = best, state["training_error"], state["seconds"]
         self.saved = self.step
