@@ -12,7 +12,9 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .data.dataset import Dataset, Split
+    from .data.folder import load_folder, load_photos
     from .data.load import load_dataset
+    from .data.photos import PhotoDataset, Photos
     from .errors import ResidualError
     from .evaluation.classification import Evaluation
     from .evaluation.evaluate import evaluate
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 _WHERE = {
     **dict.fromkeys(("Dataset", "Split"), "data.dataset"),
     "load_dataset": "data.load",
+    **dict.fromkeys(("load_folder", "load_photos"), "data.folder"),
+    **dict.fromkeys(("PhotoDataset", "Photos"), "data.photos"),
     "ResidualError": "errors",
     "Evaluation": "evaluation.classification",
     "evaluate": "evaluation.evaluate",
@@ -47,6 +51,8 @@ __all__ = [
     "Dataset",
     "Evaluation",
     "ModelConfig",
+    "PhotoDataset",
+    "Photos",
     "Recipe",
     "ResidualError",
     "Result",
@@ -60,7 +66,9 @@ __all__ = [
     "list_models",
     "list_pretrained",
     "load_dataset",
+    "load_folder",
     "load_model",
+    "load_photos",
     "optimize_for_inference",
     "resume",
     "train",

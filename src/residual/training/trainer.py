@@ -285,10 +285,12 @@ class Trainer:
         best = state["best"]
         if best is not None:
             check_keys(best, {"step": int, "error": (int, float)}, source)
-        try:
-            self.meter.total = CpuTime(**state.get("cpu_time", {}))  # the earliest checkpoints have none
-        except TypeError as error:
-            raise CheckpointError(f"{source} does not fit: its 'cpu_time': {error}") from error
-        self.engine.batches.bad |= state.get("bad_images", {})
+        try:  # early checkpoints have neither
+            self.meter.total = CpuTime(**state.get("cpu_time", {}))
+            self.engine.batches.bad |= state.get("bad_images", {})
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{source} does not fit: its 'cpu_time' or 'bad_images': {error}"
+            ) from error
         self.best, self.training_error, self.seconds = best, state["training_error"], state["seconds"]
         self.saved = self.step
