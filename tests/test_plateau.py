@@ -81,7 +81,9 @@ def test_other_schedules_heed_no_error(shape):
 
 
 def test_it_needs_a_validation_set():
-    with pytest.raises(UsageError, match=r"schedule\.shape = plateau needs a validation set: set validation"):
+    with pytest.raises(
+        UsageError, match=r"schedule\.shape = plateau needs a validation set: set --validation"
+    ):
         Recipe(schedule=Schedule(shape="plateau"))
     with pytest.raises(UsageError, match="needs a validation set"):
         get_recipe("imagenet-paper", "resnet50").replace({"validation": 0})

@@ -622,6 +622,7 @@ def test_the_validation_set_is_a_count_or_a_share():
         assert recipe.validation_images(1_281_167) == count
         assert type(recipe.validation) is (int if count in (5000, 1, 0) else float)
         assert from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+    assert Recipe(validation=0.01).validation_images(20) == 1
 
 
 # comparing, and not changing

@@ -120,7 +120,7 @@ class Recipe(Section):
         if self.compile and self.checkpoint_activations:
             raise UsageError("compile and checkpoint_activations cannot be combined: choose one")
         if self.schedule.shape == "plateau" and not self.validation:
-            raise UsageError("schedule.shape = plateau needs a validation set: set validation")
+            raise UsageError("schedule.shape = plateau needs a validation set: set --validation")
         if self.optimizer.nesterov and not self.optimizer.momentum:
             raise UsageError("optimizer.nesterov needs momentum: optimizer.momentum must not be 0")
         object.__setattr__(self, "shortcut", resolve_shortcut(self.network, self.shortcut))
@@ -138,8 +138,10 @@ class Recipe(Section):
         return round(self.augment.early_share * self.iterations) if self.augment.early_size else 0
 
     def validation_images(self, images: int) -> int:
-        """Return how many of so many training images are set apart as a validation set."""
-        return round(self.validation * images) if self.validation < 1 else int(self.validation)
+        """Return how many of so many training images are set apart for validation: of a share, at least 1."""
+        if 0 < self.validation < 1:
+            return max(1, round(self.validation * images))
+        return int(self.validation)
 
     @property
     def log_period(self) -> int:
