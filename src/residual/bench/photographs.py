@@ -1,4 +1,4 @@
-"""Decoding photographs into batches: this package beside a plain Pillow program, with the same random draws."""
+"""Photographs decoded into batches: this package beside a plain Pillow program, with the same draws."""
 
 import math
 import random
