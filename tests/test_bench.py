@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from residual.bench import baseline, contest, ours, roofline
+from residual.bench import baseline, contest, ours, photographs, roofline
 from residual.bench.contest import Outcome, Spread, compare
 from residual.bench.page import table_of
 from residual.reproduce import pages
@@ -86,6 +87,44 @@ def test_every_contestant_works(steps):
     work = steps()
     for _ in range(3):
         next(work)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Make three photographs of two classes."""
+    for name in ("a/1.jpg", "a/2.jpg", "b/1.jpg"):
+        path = tmp_path / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.linear_gradient("L").convert("RGB").resize((320, 240)).save(path)
+    return tmp_path / "pictures"
+
+
+@pytest.mark.parametrize("crop", ["scale", "area"])
+def test_both_ways_to_decode_make_batches_of_one_size(pictures, crop, monkeypatch):
+    files, made = [str(path) for path in sorted(pictures.rglob("*.jpg"))], []
+    stack, from_numpy = torch.stack, torch.from_numpy
+    monkeypatch.setattr(photographs.torch, "stack", lambda images: made.append(stack(images)))
+    next(photographs.ours(files, crop, 4))
+    monkeypatch.undo()
+    monkeypatch.setattr(photographs.torch, "from_numpy", lambda images: made.append(from_numpy(images)))
+    next(photographs.baseline(files, crop, 4))
+    assert [(each.shape, each.dtype) for each in made] == [((4, 224, 224, 3), torch.uint8)] * 2
+    means = [each.float().mean(dim=(1, 2, 3)) for each in made]
+    assert (means[0] - means[1]).abs().max() < 4  # the same draws, so nearly the same regions
+
+
+@pytest.mark.slow
+def test_bench_decode_on_the_command_line(cli, pictures):
+    code, out, _ = cli("bench", "decode", "--data", str(pictures), "--repeats", "1")
+    assert code == 0
+    assert out.count("ours / Pillow: ") == 3
+
+
+def test_bench_decode_needs_photographs(cli, tmp_path):
+    assert cli("bench", "decode")[0] == 2
+    assert cli("bench", "data", "--data", str(tmp_path))[0] == 2
+    code, _, err = cli("bench", "decode", "--data", str(tmp_path / "none"))
+    assert (code, err.count("\n")) == (3, 1)
 
 
 def test_the_fitted_nets_gradients_underflow():

@@ -8,7 +8,8 @@ import torch
 
 from ..models.names import parse_name
 from . import baseline, ours, roofline
-from .contest import Outcome, Work, compare, together
+from .contest import Work, compare, together
+from .records import Record, make_record
 
 TRAIN_BATCH, INFER_BATCH = 128, 256
 # the ways to train that are compared; the first is set against the others and the roofline
@@ -19,7 +20,6 @@ CUDA_WAYS: dict[str, dict[str, Any]] = {
     "eager, bfloat16": {"precision": "bfloat16", "capture": False},
     "captured, float32": {},
 }
-Record = dict[str, Any]
 Contestants = dict[str, tuple[Work, Mapping[str, Any]]]
 
 
@@ -47,7 +47,7 @@ def bench_train(name: str, device: torch.device, repeats: int) -> Record:
     seconds = TRAIN_BATCH / found[fast].images_per_second.median
     others = [other for other in found if other != fast]
     return {
-        **_record("train", name, TRAIN_BATCH, found, fast, others),
+        **make_record("train", name, TRAIN_BATCH, found, fast, others),
         "matrix_rate": matrix,
         "copy_rate": memory,
         "step_operations": operations,
@@ -80,7 +80,7 @@ def bench_jobs(name: str, device: torch.device, repeats: int) -> Record:
     steps = _steps(name, 2000 if device.type == "cuda" else 40)
     rates = {copies: together(ours.train, arguments, copies, steps, repeats) for copies in (1, 2, 4, 8)}
     return {
-        **_record("jobs", name, TRAIN_BATCH, {}, "", ()),
+        **make_record("jobs", name, TRAIN_BATCH, {}, "", ()),
         "steps_per_second": {str(copies): vars(rate) for copies, rate in rates.items()},
     }
 
@@ -93,7 +93,7 @@ def bench_fitted(name: str, device: torch.device, repeats: int) -> Record:
         "fitted": (ours.fitted, {**arguments, "fit": True}),
     }
     found = compare(contestants, dict.fromkeys(contestants, _steps(name, 10)), repeats, TRAIN_BATCH)
-    return _record("fitted", name, TRAIN_BATCH, found, "fresh", ("fitted",))
+    return make_record("fitted", name, TRAIN_BATCH, found, "fresh", ("fitted",))
 
 
 def bench_data(_name: str, _device: torch.device, repeats: int) -> Record:
@@ -105,7 +105,7 @@ def bench_data(_name: str, _device: torch.device, repeats: int) -> Record:
         "baseline, 2 workers": (baseline.batches, {**arguments, "workers": 2}),
     }
     found = compare(contestants, dict.fromkeys(contestants, 70), repeats, TRAIN_BATCH)
-    return _record("data", "", TRAIN_BATCH, found, "ours", ("baseline, 0 workers", "baseline, 2 workers"))
+    return make_record("data", "", TRAIN_BATCH, found, "ours", ("baseline, 0 workers", "baseline, 2 workers"))
 
 
 def bench_infer(name: str, _device: torch.device, repeats: int) -> Record:
@@ -120,9 +120,9 @@ def bench_infer(name: str, _device: torch.device, repeats: int) -> Record:
         contestants["int8"] = (ours.infer, {**arguments, "kind": "int8"})
     found = compare(contestants, dict.fromkeys(contestants, _steps(name, 8)), repeats, INFER_BATCH)
     eager = ("eager, NCHW", "eager, channels_last")
-    record = _record("infer", name, INFER_BATCH, found, "folded", eager)
+    record = make_record("infer", name, INFER_BATCH, found, "folded", eager)
     if "int8" in found:
-        record["ratios"] |= _record("infer", name, INFER_BATCH, found, "int8", eager)["ratios"]
+        record["ratios"] |= make_record("infer", name, INFER_BATCH, found, "int8", eager)["ratios"]
     return record
 
 
@@ -151,22 +151,9 @@ def _deep_step(name: str) -> Record:
     arguments = {"name": name, "batch_size": TRAIN_BATCH, "device": "cpu", "checkpoint_activations": True}
     work: Contestants = {"ours, checkpointed": (ours.train, arguments)}
     found = compare(work, dict.fromkeys(work, 1), 1, TRAIN_BATCH)
-    return _record("train", name, TRAIN_BATCH, found, "ours, checkpointed", ())
+    return make_record("train", name, TRAIN_BATCH, found, "ours, checkpointed", ())
 
 
 def _steps(name: str, of_resnet20: int) -> int:
     """Return fewer steps for deeper networks, so that a round takes about as long."""
     return max(2, round(of_resnet20 * 20 / parse_name(name).layers))
-
-
-def _record(
-    kind: str, name: str, batch_size: int, found: dict[str, Outcome], fast: str, others: Any
-) -> Record:
-    others = [other for other in others if other in found]  # those that failed are in no ratio
-    return {
-        "kind": kind,
-        "network": name,
-        "batch_size": batch_size,
-        "images_per_second": {who: outcome.as_dict() for who, outcome in found.items()},
-        "ratios": {f"{fast} / {other}": vars(found[fast].ratio_to(found[other])) for other in others},
-    }

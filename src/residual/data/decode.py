@@ -15,7 +15,7 @@ from ..errors import DataError
 from ..runtime.files import read_bounded
 from . import jpeg
 from .orientation import stored, upright, upright_size
-from .pillow import MAX_PIXELS, check_size, decode_any
+from .pillow import MAX_PIXELS, check_size, decode_any, size_of_any
 from .region import Choose, Region, whole
 from .resize import reach, resize
 
@@ -71,6 +71,19 @@ def decode(path: Path, choose: Choose = whole, interpolation: str = "bilinear") 
         pixels = jpeg.decode_scaled(data, header, scale, region.bottom + reach(region, interpolation))
     resized = upright(resize(pixels, region, interpolation), header.orientation)
     return from_numpy(np.ascontiguousarray(resized))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return height and width of the upright image, from the file's header alone.
+
+    Raises:
+        BadImageError: the file is missing, no image or too large.
+    """
+    with _named_as_bad(path):
+        if not path.is_file():  # a pipe may never end
+            raise ValueError("it is missing or not a regular file")
+        with path.open("rb") as file:
+            return size_of_any(file)
 
 
 def _scaled(region: Region, scale: int) -> Region:

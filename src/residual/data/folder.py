@@ -118,7 +118,9 @@ def _train_and_test(source: _Source, share: float) -> tuple[Rows, Rows]:
         return train, test
     part = layouts.has_train_and_test(source.root)
     if part is None:
-        return layouts.split_by_class(paths, layouts.class_rows(source.root, source.listing), share)
+        rows = layouts.class_rows(source.root, source.listing)
+        layouts.check_classes(source.root, {name for _, name in rows})
+        return layouts.split_by_class(paths, rows, share)
     train, test = layouts.class_rows(source.root, source.listing, "train/"), _one_set(source, f"{part}/")
     layouts.check_same_classes(source.root, train, test, ("train/", f"{part}/"))
     return train, test

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ class Photos:
         """
         return decode(self.root / self.files[index], choose, interpolation)
 
-    def take(self, indices: Tensor) -> "Photos":
+    def take(self, indices: Tensor) -> Self:
         """Return the images with these indices, in their order."""
         files = Paths.of(self.files[index] for index in indices.tolist())
         chosen = indices.to(torch.int64).contiguous().numpy().tobytes()

@@ -5,7 +5,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,15 +43,33 @@ def decode_any(data: bytes) -> NDArray[np.uint8]:
         Exception: it is no image, or a corrupted one; of whatever class Pillow's decoders raise.
     """
     with quiet():
-        try:
-            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-        except UnidentifiedImageError:
-            raise ValueError(f"it is none of {', '.join(FORMATS)}, or its header is corrupted") from None
-        except Image.DecompressionBombError:
-            raise ValueError(_TOO_MANY) from None
-        check_size(image.height, image.width)
+        image = _open(io.BytesIO(data))
         image.load()
         return np.array(_to_rgb(ImageOps.exif_transpose(image), image.format))
+
+
+def size_of_any(file: BinaryIO) -> tuple[int, int]:
+    """Return height and width of the upright image, from the header.
+
+    Raises:
+        Exception: as `decode_any`.
+    """
+    with quiet():
+        image = _open(file)
+        # a TIFF file's size is that of the upright image already
+        orientation = 1 if image.format == "TIFF" else image.getexif().get(0x0112, 1)
+        return (image.width, image.height) if orientation in range(5, 9) else (image.height, image.width)
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(f"it is none of {', '.join(FORMATS)}, or its header is corrupted") from None
+    except Image.DecompressionBombError:
+        raise ValueError(_TOO_MANY) from None
+    check_size(image.height, image.width)
+    return image
 
 
 def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
