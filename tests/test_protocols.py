@@ -320,6 +320,21 @@ def test_evaluate_prints_what_it_did(cli, model, root, tmp_path, monkeypatch):
     assert "1.png" in err
 
 
+def test_the_line_that_an_import_ends_with_works(cli, tmp_path):
+    (tmp_path / "photos" / "n01440764").mkdir(parents=True)
+    picture(0, 40, 50).save(tmp_path / "photos" / "n01440764" / "0.png")
+    torch.save(build_model("resnet18").state_dict(), tmp_path / "theirs.pth")
+    _, out, _ = cli("import", tmp_path / "theirs.pth", "--output", tmp_path / "ours")
+    line = out.splitlines()[-1]
+    assert line.endswith(f"evaluate {tmp_path / 'ours'} --data FOLDER_OF_IMAGES")
+    arguments = line[line.index("evaluate") :].replace("FOLDER_OF_IMAGES", str(tmp_path / "photos")).split()
+    code, out, _ = cli(*arguments)
+    assert code == 0
+    assert "note        1 of the model's 1,000 classes, matched by WordNet id" in out
+    assert out.splitlines()[-1].startswith("tench, Tinca tinca")
+    assert cli("evaluate", tmp_path / "ours")[0] == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -52,8 +52,8 @@ def evaluate(
         data: the name of another data set than the one that the model was trained on, or a folder of
             photographs: with a folder for each class, or with `train` and `val`, of which `val` is taken.
         data_dir: see `load_dataset`.
-        dataset: images in memory or photographs, in place of `data`. Class names must be those of the model; a
-            folder of photographs may have some of them. Images in memory must have the model's size.
+        dataset: images in memory or photographs, in place of `data`. Class names must be those of the model;
+            photographs may have some of them: see `match_classes`. Images in memory must have its size.
         protocol: for photographs (section 4.1): "one-crop", the model's own preprocessing; "ten-crop";
             "multi-scale". See `protocols`.
         on_bad_image: "stop" at a photograph that cannot be decoded, or "skip" it, which the result tells.
