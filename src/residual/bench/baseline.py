@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from ..models.build import build_model
+from ..models.names import default_size
 
 MEAN = np.array([0.4914, 0.4822, 0.4465], np.float32)[:, None, None]
 STD = np.array([0.2470, 0.2435, 0.2616], np.float32)[:, None, None]
@@ -69,7 +70,8 @@ def infer(name: str, batch_size: int, channels_last: bool) -> Iterator[None]:
     """Run the network in evaluation mode; each `next` processes one batch."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network = build_model(name).eval().to(memory_format=layout)  # type: ignore[call-overload]
-    images = torch.randn(batch_size, 3, 32, 32).contiguous(memory_format=layout)
+    size = default_size(name)
+    images = torch.randn(batch_size, 3, size, size).contiguous(memory_format=layout)
     while True:
         with torch.no_grad():
             network(images)

@@ -13,8 +13,10 @@ from ..data.dataset import Split
 from ..data.loader import TrainBatches
 from ..data.preprocessing import Preprocessing
 from ..exporters.int8 import quantize
+from ..exporters.onnx import OnnxNetwork, export_onnx
 from ..models.build import build_model
 from ..models.fold import optimize_for_inference
+from ..models.names import default_size
 from ..recipes.augment import PadCrop
 from ..recipes.catalog import get_recipe
 from ..recipes.schema import Optimizer, Recipe
@@ -95,14 +97,19 @@ def fitted(name: str, batch_size: int, *, fit: bool) -> Iterator[None]:
 
 
 def infer(name: str, batch_size: int, kind: str) -> Iterator[None]:
-    """Run the network folded ("folded") or quantized ("int8"), on random images."""
+    """Run the network folded ("folded"), quantized ("int8") or in ONNX Runtime ("onnx"), on random images."""
     devices.prepare(torch.device("cpu"))
     torch.manual_seed(0)
     network = build_model(name).eval()
-    images = torch.randn(batch_size, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    size = default_size(name)
+    images = torch.randn(batch_size, 3, size, size).contiguous(memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
         if kind == "int8":
-            ready: torch.nn.Module = quantize(network, torch.randn(64, 3, 32, 32), Path(folder) / "int8.onnx")
+            ready: torch.nn.Module = quantize(network, torch.randn(16, 3, size, size), path)
+        elif kind == "onnx":
+            export_onnx(network, images, path)
+            ready = OnnxNetwork(path)
         else:
             ready = optimize_for_inference(network)
         while True:

@@ -108,9 +108,15 @@ def bench_data(_name: str, _device: torch.device, repeats: int) -> Record:
     return make_record("data", "", TRAIN_BATCH, found, "ours", ("baseline, 0 workers", "baseline, 2 workers"))
 
 
-def bench_infer(name: str, _device: torch.device, repeats: int) -> Record:
-    """Measure inference on the CPU: eager in both layouts, folded, and INT8 where the extra is installed."""
-    arguments = {"name": name, "batch_size": INFER_BATCH}
+def bench_infer(name: str, _device: torch.device, repeats: int) -> list[Record]:
+    """Measure inference on the CPU; ImageNet networks on one photograph of 224x224 pixels and on 32."""
+    imagenet = parse_name(name).imagenet
+    return [_infer(name, size, repeats) for size in ((1, 32) if imagenet else (INFER_BATCH,))]
+
+
+def _infer(name: str, batch_size: int, repeats: int) -> Record:
+    """Compare eager in both layouts, folded, and in ONNX Runtime, where it is installed, float32 and INT8."""
+    arguments = {"name": name, "batch_size": batch_size}
     contestants: Contestants = {
         "eager, NCHW": (baseline.infer, {**arguments, "channels_last": False}),
         "eager, channels_last": (baseline.infer, {**arguments, "channels_last": True}),
@@ -118,15 +124,18 @@ def bench_infer(name: str, _device: torch.device, repeats: int) -> Record:
     }
     if all(map(importlib.util.find_spec, ("onnxruntime", "onnxscript", "onnx"))):
         contestants["int8"] = (ours.infer, {**arguments, "kind": "int8"})
-    found = compare(contestants, dict.fromkeys(contestants, _steps(name, 8)), repeats, INFER_BATCH)
-    eager = ("eager, NCHW", "eager, channels_last")
-    record = make_record("infer", name, INFER_BATCH, found, "folded", eager)
+        contestants["ONNX Runtime"] = (ours.infer, {**arguments, "kind": "onnx"})
+    steps = 64 // batch_size if parse_name(name).imagenet else _steps(name, 8)
+    found = compare(contestants, dict.fromkeys(contestants, steps), repeats, batch_size)
+    others = ("eager, NCHW", "eager, channels_last", "ONNX Runtime")
+    record = make_record("infer", name, batch_size, found, "folded", others)
     if "int8" in found:
-        record["ratios"] |= make_record("infer", name, INFER_BATCH, found, "int8", eager)["ratios"]
+        record["ratios"] |= make_record("infer", name, batch_size, found, "int8", others)["ratios"]
     return record
 
 
-SUITES: dict[str, tuple[Callable[[str, torch.device, int], Record], tuple[str, ...]]] = {
+Measure = Callable[[str, torch.device, int], Record | list[Record]]
+SUITES: dict[str, tuple[Measure, tuple[str, ...]]] = {
     "train": (bench_train, ("resnet20",)),
     "fitted": (bench_fitted, ("resnet20",)),
     "data": (bench_data, ("",)),
@@ -139,11 +148,12 @@ def run_suites(what: str, models: list[str], device: torch.device, repeats: int)
     """Run one suite, or all, on the given networks or on each suite's own."""
     of_device = ("train", "jobs") if device.type == "cuda" else ("train", "fitted", "data", "infer")
     chosen = {suite: SUITES[suite] for suite in (of_device if what == "all" else (what,))}
-    return [
-        measure(name, device, repeats)
-        for suite, (measure, usual) in chosen.items()
-        for name in (usual if suite == "data" or not models else models)
-    ]
+    records: list[Record] = []
+    for suite, (measure, usual) in chosen.items():
+        for name in usual if suite == "data" or not models else models:
+            found = measure(name, device, repeats)
+            records += found if isinstance(found, list) else [found]
+    return records
 
 
 def _deep_step(name: str) -> Record:

@@ -183,7 +183,8 @@ class PhotoBatches(Batches):
         if isinstance(augment, ScaleCrop):
             return images, labels
         if augment.erase:
-            images = erase(images, self._to_device(draw_erasing(random, count, augment.erase, height, width)))
+            boxes = draw_erasing(random, count, augment.erase, height, width)
+            images = erase(images, self._to_device(boxes)).contiguous(memory_format=torch.channels_last)
         if augment.mixup or augment.cutmix:
             mix = draw_mix(random, augment.mixup, augment.cutmix, height, width)
             return apply_mix(images, labels, self.classes, mix)

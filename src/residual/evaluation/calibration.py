@@ -36,7 +36,5 @@ def calibration_photos(photos: Photos, preprocessing: Preprocessing) -> tuple[Te
     if not found:
         raise DataError(f"no image in {source.root} can be decoded, so INT8 cannot be calibrated")
     images = preprocessing.normalization.apply(torch.stack(found)).permute(0, 3, 1, 2)
-    where = (
-        f"images of {train}" if beside else "of the evaluated images, for lack of a folder train beside them"
-    )
+    where = "images of train/" if beside else "of the evaluated images, since there is no train/ beside them"
     return images, f"INT8 calibrated on {len(found)} {where}"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..data.dataset import Dataset
 from ..data.folder import load_photos
 from ..data.load import load_dataset
-from ..data.photos import OnBadImage, Photos
+from ..data.photos import OnBadImage, PhotoDataset, Photos
 from ..errors import CheckpointError, DataError, UsageError
 from ..exporters.int8 import CALIBRATION_IMAGES, Int8Network, quantize
 from ..models.network import Network
@@ -36,7 +36,7 @@ def evaluate(
     *,
     data: str | Path | None = None,
     data_dir: str | Path | None = None,
-    dataset: Dataset | Photos | None = None,
+    dataset: Dataset | Photos | PhotoDataset | None = None,
     protocol: ProtocolName = "one-crop",
     on_bad_image: OnBadImage = "stop",
     workers: int | None = None,
@@ -52,8 +52,8 @@ def evaluate(
         data: the name of another data set than the one that the model was trained on, or a folder of
             photographs: with a folder for each class, or with `train` and `val`, of which `val` is taken.
         data_dir: see `load_dataset`.
-        dataset: images in memory or `Photos`, in place of `data`. Class names must be those of the model; a
-            folder of photographs may have some of them. Images in memory must have the model's size.
+        dataset: images in memory or photographs, in place of `data`. Class names must be those of the model;
+            photographs may have some of them: see `match_classes`. Images in memory must have its size.
         protocol: for photographs (section 4.1): "one-crop", the model's own preprocessing; "ten-crop";
             "multi-scale". See `protocols`.
         on_bad_image: "stop" at a photograph that cannot be decoded, or "skip" it, which the result tells.
@@ -77,6 +77,8 @@ def evaluate(
         dataset = _load(data, config, data_dir, on_bad_image)
     elif data is not None:
         raise UsageError("data and dataset both say what to evaluate on: give one of them")
+    if isinstance(dataset, PhotoDataset):
+        dataset = dataset.test
     with Reporter(not quiet) as reporter:
         if isinstance(dataset, Photos):
             return _evaluate_photos(network, dataset, protocol, workers, where, int8, reporter)

@@ -19,7 +19,7 @@ def wilson_interval(wrong: int, images: int) -> tuple[float, float]:
     center = rate + z2 / 2
     spread = Z95 * sqrt(rate * (1 - rate) / images + z2 / images / 4)
     low, high = ((center + sign * spread) / (1 + z2) for sign in (-1, 1))
-    return 100 * max(0.0, low), 100 * min(1.0, high)
+    return 100 * max(0.0, min(low, rate)), 100 * min(1.0, max(high, rate))  # whatever the rounding
 
 
 class Calibration:

@@ -36,19 +36,20 @@ def quantize(network: Network, calibration: Tensor, path: str | Path) -> Int8Net
         UsageError: the extra is not installed.
     """
     quantizer = library("onnxruntime.quantization")
-    with TemporaryDirectory() as folder, quietly():
+    with TemporaryDirectory() as folder:
         plain = Path(folder) / "float32.onnx"
         export_onnx(network, calibration, plain)
-        quantizer.quantize_static(
-            plain,
-            path,
-            _reader(quantizer, calibration),
-            quant_format=quantizer.QuantFormat.QDQ,
-            activation_type=quantizer.QuantType.QUInt8,
-            weight_type=quantizer.QuantType.QInt8,
-            per_channel=True,
-            reduce_range=True,
-        )
+        with quietly():
+            quantizer.quantize_static(
+                plain,
+                path,
+                _reader(quantizer, calibration),
+                quant_format=quantizer.QuantFormat.QDQ,
+                activation_type=quantizer.QuantType.QUInt8,
+                weight_type=quantizer.QuantType.QInt8,
+                per_channel=True,
+                reduce_range=True,
+            )
     return Int8Network(Path(path))
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.cache import keep_decoded
 from ..data.dataset import Dataset, Split, split_validation
 from ..data.decode import BadImageError
+from ..data.decoded import keep_decoded
 from ..data.loader import Batches, TrainBatches
 from ..data.normalization import IMAGENET_MEAN, IMAGENET_STD, Normalization
 from ..data.photo_augment import longest_side
