@@ -20,7 +20,7 @@ IMAGENET = ("imagenet-paper", "imagenet-epochs", "imagenet-modern")
 
 def small(name="imagenet-paper", **changes):
     """A recipe for photographs, cut to ten steps of four crops; 24 images make six batches an epoch."""
-    recipe = get_recipe(name, "resnet18")
+    recipe = get_recipe(name, "resnet8")
     sizes = {"test_size": 40, "test_resize": 44} if recipe.test_size else {}
     validation = {"validation": 6} if recipe.validation else {}
     return recipe.replace({**SMALL, **sizes, **validation, **changes})

@@ -25,7 +25,7 @@ from ..runtime import device as devices
 from ..runtime.environment import environment_facts
 from ..runtime.progress import Reporter
 from ..zoo.own_network import class_path
-from .training_data import Reading, TrainingData, in_memory, photographs
+from .training_data import Reading, TrainingData, check_recipe, in_memory, photographs
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,11 @@ def prepare(
     flushed = devices.prepare(where)
     own_dataset = dataset is not None and dataset.name != recipe.data
     dataset = dataset if dataset is not None else _load(recipe, data_dir, reading, reporter)
+    size = check_recipe(recipe, dataset)
     own = None if network is None else class_path(network)
     if network is None:  # before the data, which may take long to prepare
         network = _create_network(recipe, len(dataset.class_names))
-        network.check_training(recipe.batch_size, *_training_size(recipe, dataset))
+        network.check_training(recipe.batch_size, *size)
     if isinstance(dataset, PhotoDataset):
         data = photographs(recipe, dataset, where, reading, reporter)
     else:
@@ -129,11 +130,6 @@ def _load(
     if dataset.changed:
         reporter.say(f"note: {dataset.changed}")
     return dataset
-
-
-def _training_size(recipe: Recipe, dataset: Dataset | PhotoDataset) -> tuple[int, int]:
-    """Return height and width of the largest training images, in pixels."""
-    return dataset.image_size if isinstance(dataset, Dataset) else (recipe.image_size, recipe.image_size)
 
 
 def _create_network(recipe: Recipe, classes: int) -> Network:

@@ -75,20 +75,33 @@ class TrainingData:
     workers: int = 0
 
 
-def in_memory(recipe: Recipe, dataset: Dataset, device: torch.device) -> TrainingData:
-    """Put images in memory on the device, and measure their mean and standard deviation.
+def check_recipe(recipe: Recipe, dataset: Dataset | PhotoDataset) -> tuple[int, int]:
+    """Check that a recipe is for such data; return height and width of the training images, in pixels.
 
     Raises:
-        UsageError: the recipe is for photographs in files, or does not fit the size of the images.
+        UsageError: the recipe is for the other kind of images, or does not fit their size.
     """
-    augment = recipe.augment
-    if not isinstance(augment, PadCrop) or recipe.data == FOLDER:
+    in_memory, for_memory = isinstance(dataset, Dataset), isinstance(recipe.augment, PadCrop)
+    if in_memory and (not for_memory or recipe.data == FOLDER):
         raise UsageError(
             f"the recipe {recipe.name} is for photographs in a folder, not for images in memory: "
             "take another recipe, or give --data FOLDER"
         )
-    if augment.early_size >= min(dataset.image_size):
-        raise UsageError(f"augment.early_size must be below the images' {min(dataset.image_size)} pixels")
+    if not in_memory and (for_memory or not recipe.image_size):
+        raise UsageError(
+            f"the recipe {recipe.name} is for small images in memory: for photographs take another, such as "
+            "imagenet-paper, or set image_size and augment.kind"
+        )
+    size = dataset.image_size if isinstance(dataset, Dataset) else (recipe.image_size, recipe.image_size)
+    if recipe.augment.early_size >= min(size):
+        raise UsageError(f"augment.early_size must be below the images' {min(size)} pixels")
+    return size
+
+
+def in_memory(recipe: Recipe, dataset: Dataset, device: torch.device) -> TrainingData:
+    """Put images in memory on the device, and measure their mean and standard deviation."""
+    augment = recipe.augment
+    assert isinstance(augment, PadCrop)
     part, validation = dataset.train, None
     facts: dict[str, Any] = {"validation_sha256": None}
     if recipe.validation:
@@ -105,17 +118,10 @@ def photographs(
     """Make batches of photographs in files.
 
     Raises:
-        UsageError: the recipe is for images in memory, or its sizes do not fit together.
         DataError: an image is bad, or the cache has no room.
     """
     augment = recipe.augment
-    if isinstance(augment, PadCrop) or not recipe.image_size:
-        raise UsageError(
-            f"the recipe {recipe.name} is for small images in memory: for photographs take another, such as "
-            "imagenet-paper, or set image_size and augment.kind"
-        )
-    if augment.early_size >= recipe.image_size:
-        raise UsageError(f"augment.early_size must be below image_size, {recipe.image_size} pixels")
+    assert not isinstance(augment, PadCrop)
     workers = reading.workers_for(device)
     photos = dataset.train
     if reading.cache:
