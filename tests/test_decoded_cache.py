@@ -184,6 +184,15 @@ def test_two_processes_at_once(photos, tmp_path):
     assert torch.equal(keep_decoded(photos, 50, 1, tmp_path / "kept")[0][0], photos[0][0])
 
 
+def test_what_a_killed_process_left_is_removed(photos, tmp_path):
+    folder = keep_decoded(photos, 50, PLENTY, tmp_path / "kept").store.folder
+    folder.rename(folder.with_name(f".{folder.name}-left"))
+    (tmp_path / "kept" / ".of-another-key").mkdir()
+    keep_decoded(photos, 50, PLENTY, tmp_path / "kept")
+    left = {path.name for path in (tmp_path / "kept").iterdir() if path.suffix != ".lock"}
+    assert left == {folder.name, ".of-another-key"}
+
+
 def test_progress_is_told(photos, tmp_path):
     seen = []
     keep_decoded(photos, 50, PLENTY, tmp_path / "kept", progress=seen.append)

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import DataError, UsageError
-from ..runtime.files import is_abandoned
 from .cifar import cache_folder
 from .decode import BadImageError, decode, image_size
 from .photos import Photos
@@ -173,9 +172,10 @@ def _build(
     photos: Photos, shorter: int, limit: int, target: Path, workers: int, progress: Progress | None
 ) -> None:
     _check_room(photos, shorter, limit, target.parent, workers)
-    for left in filter(is_abandoned, target.parent.glob(".decoding-*")):
+    prefix = f".{target.name}-"
+    for left in target.parent.glob(f"{prefix}*"):  # by a killed process: the lock is ours
         shutil.rmtree(left, ignore_errors=True)
-    staging = Path(tempfile.mkdtemp(prefix=".decoding-", dir=target.parent))
+    staging = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     try:
         _write(staging, _in_workers(partial(_reduced_or_reason, photos, shorter), photos, workers), progress)
         staging.replace(target)

@@ -88,8 +88,8 @@ def _eight_bits(values: NDArray[Any], mode: str, file_format: str | None) -> NDA
     if mode == "F":
         if not (values.min() >= 0 and values.max() <= 1):
             raise ValueError("its floating-point values are not from 0 to 1: convert it to 8 or 16 bits")
-        scaled: NDArray[np.uint8] = np.rint(values * 255).astype(np.uint8)
-        return scaled
+        scaled = values * np.float32(255)
+        return np.rint(scaled, out=scaled).astype(np.uint8)
     if mode == "I" and file_format not in ("PNG", "PPM"):  # there, Pillow holds 16 bits as "I"
         raise ValueError("it has 32 bits per value, of unknown range: convert it to 8 or 16 bits")
-    return (values.astype(np.int64) >> 8).astype(np.uint8)
+    return (values >> 8).astype(np.uint8)
