@@ -15,6 +15,7 @@ from PIL import Image
 from residual.bench import baseline, contest, ours, photographs, roofline
 from residual.bench.contest import Outcome, Spread, compare
 from residual.bench.page import table_of
+from residual.bench.suites import run_suites
 from residual.reproduce import pages
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,6 +81,8 @@ def test_bench_data_on_the_command_line(cli, tmp_path):
         partial(ours.fitted, "resnet8", 16, fit=False),
         partial(baseline.train, "resnet8", 16, 0, "cpu"),
         partial(baseline.infer, "resnet8", 16, channels_last=True),
+        partial(baseline.infer, "resnet18", 1, channels_last=False),
+        partial(ours.infer, "resnet18", 1, "folded"),
     ],
     ids=lambda work: f"{work.func.__module__}.{work.func.__name__}",
 )
@@ -186,6 +189,23 @@ def test_runs_at_once_and_errors_are_tables_too():
         "",
         "- so it is",
     ]
+
+
+@pytest.mark.parametrize(("name", "batches"), [("resnet50", [1, 32]), ("resnet20", [256])])
+def test_inference_is_compared_at_the_sizes_of_its_data_set(monkeypatch, name, batches):
+    def compare(contestants, steps, repeats, batch_size):
+        assert contestants.keys() == steps.keys()
+        assert all(arguments["batch_size"] == batch_size for _, arguments in contestants.values())
+        assert all(count >= 1 for count in steps.values())
+        rates = {who: [10.0 * number] for number, who in enumerate(contestants, start=1)}
+        return {who: Outcome(Spread.of(rate), 1, rate) for who, rate in rates.items()}
+
+    monkeypatch.setattr("residual.bench.suites.compare", compare)
+    records = run_suites("infer", [name], torch.device("cpu"), 3)
+    assert [record["batch_size"] for record in records] == batches
+    for record in records:
+        assert record["ratios"]["folded / eager, NCHW"]["median"] == 3
+        assert table_of(record).title == f"infer {name}, batch {record['batch_size']}"
 
 
 def test_bench_knows_what_it_measures(cli):

@@ -299,12 +299,10 @@ def test_evaluate_on_a_folder(cli, model, root, protocol):
 
 def test_evaluate_prints_what_it_did(cli, model, root, tmp_path, monkeypatch):
     monkeypatch.setattr("residual.cli.evaluate.LARGEST_MATRIX", 3)
-    (tmp_path / "val").mkdir()
-    (tmp_path / "train").mkdir()
     for name in CLASSES[:2]:
-        (tmp_path / "val" / name).mkdir()
-        picture(0, 40, 50).save(tmp_path / "val" / name / "0.png")
-    (tmp_path / "val" / "bee" / "1.png").write_bytes(b"no image")
+        (tmp_path / name).mkdir()
+        picture(0, 40, 50).save(tmp_path / name / "0.png")
+    (tmp_path / "bee" / "1.png").write_bytes(b"no image")
     code, out, _ = cli(
         "evaluate", model, "--data", tmp_path, "--protocol", "ten-crop", "--on-bad-image", "skip"
     )

@@ -11,6 +11,7 @@ from residual.data.load import load_dataset
 from residual.errors import UsageError
 from residual.evaluation.classification import evaluate_split
 from residual.exporters.int8 import Int8Network, quantize
+from residual.exporters.onnx import OnnxNetwork, export_onnx
 
 onnx = pytest.importorskip("onnx", reason="needs the extra int8")
 pytest.importorskip("onnxruntime", reason="needs the extra int8")
@@ -65,6 +66,18 @@ def test_no_sum_of_two_products_saturates_16_bits(tmp_path):
     with torch.no_grad():  # on a CPU without VNNI this fails where sums saturate
         expected, found = network(images), quantised(images)
     assert (found - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
+def test_an_onnx_file_in_float32_gives_the_same_answers(tmp_path):
+    torch.manual_seed(0)
+    network = residual.create_model("resnet8").eval()
+    images = torch.randn(5, 3, 32, 32)
+    export_onnx(network, images, tmp_path / "float32.onnx")
+    exported = OnnxNetwork(tmp_path / "float32.onnx")
+    for batch in (images, images[:1]):
+        with torch.no_grad():
+            assert torch.allclose(exported(batch), network(batch), atol=1e-4)
 
 
 def test_without_the_extra_the_error_says_how_to_get_it(monkeypatch, tmp_path):

@@ -53,12 +53,14 @@ def evaluate(
 
     folder = find_model(model)
     from ..evaluation import evaluate as evaluation
-    from ..runtime.device import describe, resolve_device, short_name
+    from ..runtime.device import describe, prepare, resolve_device, short_name
     from ..zoo.model_folder import load_model
 
     network = load_model(folder)
     chosen: dict[str, Any] = {"protocol": protocol, "on_bad_image": on_bad_image, "workers": workers}
     chosen |= {"data": data, "data_dir": data_dir, "device": device, "int8": int8}
+    where = resolve_device("cpu" if int8 else device)
+    prepare(where)  # the process is the command's own
     started = time.perf_counter()
     found = evaluation.evaluate(network, **chosen, quiet=as_json)
     seconds = time.perf_counter() - started
@@ -66,7 +68,6 @@ def evaluate(
         print_json(found.as_dict())
         return
     config = network.config
-    where = resolve_device("cpu" if int8 else device)
     print_line(f"model       {config.network} from {folder}, recipe {config.recipe}")
     if data is not None and evaluation.is_folder(data):
         print_line(f"data        {data}, {protocol}")

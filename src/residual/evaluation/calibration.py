@@ -13,7 +13,7 @@ CALIBRATION_PHOTOS = 128  # of 224x224 pixels they take 77 MB in float32
 
 
 def calibration_photos(photos: Photos, preprocessing: Preprocessing) -> tuple[Tensor, str]:
-    """Take training images from the folder `train` beside the evaluated one, else evaluated images.
+    """Take training images from a folder `train` in the data set or beside it, else evaluated images.
 
     Images that cannot be decoded are left out.
 
@@ -23,9 +23,8 @@ def calibration_photos(photos: Photos, preprocessing: Preprocessing) -> tuple[Te
     Raises:
         DataError: no image can be decoded.
     """
-    train = photos.root.resolve().parent / "train"
-    beside = train.is_dir() and train != photos.root.resolve()
-    source = load_photos(train, on_bad_image="skip") if beside else photos
+    train = _training_photos(photos)
+    source = train or photos
     count = min(CALIBRATION_PHOTOS, len(source))
     found = []
     for index in torch.linspace(0, len(source) - 1, count).long().tolist():  # of all classes
@@ -36,5 +35,21 @@ def calibration_photos(photos: Photos, preprocessing: Preprocessing) -> tuple[Te
     if not found:
         raise DataError(f"no image in {source.root} can be decoded, so INT8 cannot be calibrated")
     images = preprocessing.normalization.apply(torch.stack(found)).permute(0, 3, 1, 2)
-    where = "images of train/" if beside else "of the evaluated images, since there is no train/ beside them"
+    where = "images of train/" if train else "of the evaluated images, since there is no train/ beside them"
     return images, f"INT8 calibrated on {len(found)} {where}"
+
+
+def _training_photos(photos: Photos) -> Photos | None:
+    """Load the folder `train`, if there is one; it may also be the name of a class that is evaluated."""
+    root = photos.root.resolve()
+    inside, beside = root / "train", root.parent / "train"
+    if inside.is_dir() and not any(file.startswith("train/") for file in photos.files):
+        folder = inside
+    elif beside.is_dir() and beside != root:
+        folder = beside
+    else:
+        return None
+    try:
+        return load_photos(folder, on_bad_image="skip")
+    except DataError:
+        return None

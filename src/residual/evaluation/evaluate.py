@@ -50,7 +50,7 @@ def evaluate(
         model: a run folder, a model folder, the name of a pretrained model, or a network from `load_model` or
             `create_model(..., pretrained=True)`.
         data: the name of another data set than the one that the model was trained on, or a folder of
-            photographs: with a folder for each class, or with `train` and `val`, of which `val` is taken.
+            photographs: see `load_photos`.
         data_dir: see `load_dataset`.
         dataset: images in memory or photographs, in place of `data`. Class names must be those of the model;
             photographs may have some of them: see `match_classes`. Images in memory must have its size.
@@ -117,10 +117,9 @@ def _load(
     if not is_folder(data):
         return load_dataset(str(data), data_dir)
     root = Path(data)
-    if not found(root.is_dir):
+    if not found(root.exists):
         raise DataError(f"there is no folder {root}: give a known data set or a folder of images")
-    both = all(found((root / part).is_dir) for part in ("train", "val"))
-    return load_photos(root / "val" if both else root, on_bad_image=on_bad_image)
+    return load_photos(root, on_bad_image=on_bad_image)
 
 
 def _evaluate_photos(

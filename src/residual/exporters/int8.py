@@ -12,7 +12,7 @@ from ..models.network import Network
 from .onnx import OnnxNetwork, export_onnx, library, quietly
 
 CALIBRATION_IMAGES = 512  # with this many, the error on CIFAR-10 rose by 0.20 points at most: docs/speed.md
-CALIBRATION_PIXELS = 64 * 32 * 32  # at once, and at least 8 images: bounds the memory for feature maps
+CALIBRATION_PIXELS = 64 * 32 * 32  # at once, and at least 4 images: bounds the memory for feature maps
 
 
 class Int8Network(OnnxNetwork):
@@ -55,7 +55,7 @@ def quantize(network: Network, calibration: Tensor, path: str | Path) -> Int8Net
 
 def _reader(quantizer: Any, images: Tensor) -> Any:
     """Wrap the calibration set as the library needs it."""
-    size = max(8, CALIBRATION_PIXELS // (images.shape[2] * images.shape[3]))
+    size = max(4, CALIBRATION_PIXELS // (images.shape[2] * images.shape[3]))
 
     class Reader(quantizer.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
