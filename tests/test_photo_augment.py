@@ -28,20 +28,19 @@ def test_draws_depend_on_seed_epoch_position_and_purpose_alone():
 
 
 def test_the_shorter_side_takes_every_length_of_the_range_alike():
-    regions = chosen(RandomScale, 4000, 300, 400, 4, 8, 12)
-    sides = np.array([round(4 * 300 / (region.bottom - region.top)) for region in regions])
+    regions = chosen(RandomScale, 4000, 3000, 4000, 4, 8, 12)
+    sides = np.array([round(4 * 3000 / (region.bottom - region.top)) for region in regions])
     lengths, counts = np.unique(sides, return_counts=True)
     assert lengths.tolist() == [8, 9, 10, 11, 12]
     assert (abs(counts - 800) < 4 * np.sqrt(800)).all()
 
 
-def test_a_scaled_crop_takes_every_whole_offset_and_keeps_the_aspect_ratio():
-    regions = chosen(RandomScale, 3000, 60, 80, 4, 6, 6)  # resized to 6 x 8: offsets 0..2 and 0..4
-    places = [(region.top / 10, region.left / 10) for region in regions]
-    found, counts = np.unique(np.array(places), axis=0, return_counts=True)
+def test_a_scaled_crop_takes_every_offset_and_is_a_square():
+    regions = chosen(RandomScale, 3000, 6, 8, 32, 48, 48)  # two thirds of 6 pixels: offsets 0..2 and 0..4
+    found, counts = np.unique(np.array([(r.top, r.left) for r in regions]), axis=0, return_counts=True)
     assert found.tolist() == [[row, column] for row in range(3) for column in range(5)]
     assert (abs(counts - 200) < 4 * np.sqrt(200)).all()
-    assert {(r.bottom - r.top, r.right - r.left, r.height, r.width) for r in regions} == {(40, 40, 4, 4)}
+    assert {(r.bottom - r.top, r.right - r.left, r.height, r.width) for r in regions} == {(4, 4, 32, 32)}
 
 
 @pytest.mark.parametrize(("height", "width"), [(7, 500), (500, 7), (31, 33), (224, 224), (1, 1)])

@@ -1,121 +1,136 @@
-"""TrivialAugment: every operation against an independent computation, and what is drawn."""
+"""TrivialAugment: each operation gives the pixels that Pillow gives, at every strength, and each is drawn."""
+
+import collections
+import math
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageOps
 
 from residual.data.trivial_augment import OPERATIONS, trivial_augment
 
 
-def picture(height=40, width=50):
-    return np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+def photograph(height=40, width=52):
+    """Draw smooth noise, wider than high so that the axes differ, and of limited contrast."""
+    noise = np.random.default_rng(0).integers(20, 230, (height // 4, width // 4, 3), np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def apply(name, pixels, strength, sign=1):
-    return np.array(OPERATIONS[name](Image.fromarray(pixels), strength, sign))
+def moved(image, source):
+    """Take each pixel from where `source` says, by its centre; 0 from outside the image."""
+    pixels = np.asarray(image)
+    height, width = pixels.shape[:2]
+    y, x = np.meshgrid(np.arange(height) + 0.5, np.arange(width) + 0.5, indexing="ij")
+    x, y = source(x, y)
+    x, y = np.floor(x).astype(int), np.floor(y).astype(int)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    taken = pixels[y.clip(0, height - 1), x.clip(0, width - 1)]
+    return np.where(inside[..., None], taken, 0)
 
 
-def moved(pixels, source):
-    """Take for each pixel (row, column) the one that `source` tells; black outside."""
-    result = np.zeros_like(pixels)
-    height, width, _ = pixels.shape
-    for row in range(height):
-        for column in range(width):
-            x, y = source(column + 0.5, row + 0.5)
-            if 0 <= x < width and 0 <= y < height:
-                result[row, column] = pixels[int(y), int(x)]
-    return result
+class Fixed:
+    """Stands for a generator: draws what it was given."""
+
+    def __init__(self, *drawn):
+        self.drawn = drawn
+
+    def integers(self, bounds):
+        assert bounds == (14, 31, 2)
+        return self.drawn
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize(
-    ("name", "source"),
-    [
-        ("shear_x", lambda x, y, m: (x + 0.99 * m * y, y)),
-        ("shear_y", lambda x, y, m: (x, y + 0.99 * m * x)),
-        ("shift_x", lambda x, y, m: (x + int(32 * m), y)),
-        ("shift_y", lambda x, y, m: (x, y + int(32 * m))),
-    ],
-)
-def test_shears_and_shifts_move_pixels(name, source, sign):
-    for strength in (0, 0.3, 1):
-        found = apply(name, picture(), strength, sign)
-        expected = moved(picture(), lambda x, y, m=sign * strength: source(x, y, m))
-        assert (found == expected).all(2).mean() > 0.999  # a coordinate on an edge may be rounded either way
+def augmented(image, name, level, negative=0):
+    fixed = Fixed(list(OPERATIONS).index(name), level, negative)
+    changed = trivial_augment(torch.from_numpy(np.array(image)), fixed)
+    assert changed.dtype == torch.uint8
+    return changed.numpy()
 
 
-def test_a_rotation_turns_about_the_middle_by_up_to_135_degrees():
-    pixels = picture(51, 51)
-    assert np.array_equal(apply("rotate", pixels, 90 / 135), np.rot90(pixels))
-    assert np.array_equal(apply("rotate", pixels, 90 / 135, -1), np.rot90(pixels, -1))
-    black = (apply("rotate", np.full_like(pixels, 255), 1) == 0).all(2).mean()
-    assert abs(black - 0.17) < 0.03  # 1 - 2 (sqrt(2) - 1): the corners outside an octagon
+@pytest.mark.parametrize("negative", [0, 1])
+@pytest.mark.parametrize("level", [0, 1, 7, 15, 30])
+def test_geometry(level, negative):
+    image, sign = photograph(), -1 if negative else 1
+    shear, shift = sign * 0.033 * level, sign * math.floor(32 * level / 30)
+    expected = {
+        "ShearX": moved(image, lambda x, y: (x + shear * y, y)),
+        "ShearY": moved(image, lambda x, y: (x, y + shear * x)),
+        "TranslateX": moved(image, lambda x, y: (x - shift, y)),
+        "TranslateY": moved(image, lambda x, y: (x, y - shift)),
+        "Rotate": np.asarray(image.rotate(sign * 4.5 * level, Image.Resampling.NEAREST, fillcolor=0)),
+    }
+    for name, pixels in expected.items():
+        # a source that lies on the edge of two pixels may round to either
+        differs = (augmented(image, name, level, negative) != pixels).any(2).mean()
+        assert differs <= (0 if name in ("TranslateX", "TranslateY", "Rotate") else 0.002), name
 
 
-def blend(pixels, other, factor):
-    return np.clip(other + factor * (pixels.astype(float) - other), 0, 255)
+@pytest.mark.parametrize("negative", [0, 1])
+@pytest.mark.parametrize("level", [0, 11, 30])
+def test_enhancements(level, negative):
+    image = photograph()
+    for name in ("Brightness", "Color", "Contrast", "Sharpness"):
+        factor = 1 + (-0.033 if negative else 0.033) * level
+        expected = np.asarray(getattr(ImageEnhance, name)(image).enhance(factor))
+        assert abs(augmented(image, name, level, negative).astype(int) - expected).max() <= 1, name
+        assert (augmented(image, name, level, negative) == expected).mean() > 0.99, name
 
 
-@pytest.mark.parametrize("factor", [1.99, 0.01, 1.495])
-def test_enhancements_blend_with_black_grey_or_the_mean(factor):
-    strength, sign = abs(factor - 1) / 0.99, 1 if factor > 1 else -1
-    pixels = picture()
-    grey = (pixels @ np.array([299, 587, 114]) / 1000)[..., None]
-    for name, other in (("brightness", 0), ("colour", grey), ("contrast", round(grey.mean()))):
-        assert abs(apply(name, pixels, strength, sign) - blend(pixels, other, factor)).max() <= 1.5, name
-    kernel = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13
-    smooth = sum(
-        kernel[i, j] * pixels[i : i + 38, j : j + 48].astype(float) for i in range(3) for j in range(3)
-    )
-    found = apply("sharpness", pixels, strength, sign)
-    assert abs(found[1:-1, 1:-1] - blend(pixels[1:-1, 1:-1], smooth, factor)).max() <= 2
+def test_levels_of_posterize_and_solarize():
+    image = photograph()
+    pixels = np.asarray(image)
+    bits = [8, 8, 8, 7, 7, 7, 7, 7, 6, 6, 6, 6, 6, 5, 5, 5, 5, 5, 4, 4, 4, 4, 4, 3, 3, 3, 3, 3, 2, 2, 2]
+    for level in range(31):
+        kept = 256 - 2 ** (8 - bits[level])
+        assert np.array_equal(augmented(image, "Posterize", level, level % 2), pixels & kept)
+        inverted = pixels >= np.float32(255 * (30 - level)) / np.float32(30)
+        solarized = np.where(inverted, 255 - pixels, pixels)
+        assert np.array_equal(augmented(image, "Solarize", level, level % 2), solarized), level
+    assert np.array_equal(augmented(image, "Solarize", 30), np.asarray(ImageOps.invert(image)))
 
 
-def test_posterize_keeps_eight_to_two_bits():
-    pixels = picture()
-    assert np.array_equal(apply("posterize", pixels, 0), pixels)
-    assert np.array_equal(apply("posterize", pixels, 0.5), pixels & 0b11111000)
-    assert np.array_equal(apply("posterize", pixels, 1), pixels & 0b11000000)
-
-
-def test_solarize_inverts_values_from_a_threshold_on():
-    pixels = picture()
-    for strength, threshold in ((0, 255), (1, 0), (0.5, 127.5)):
-        expected = np.where(pixels >= threshold, 255 - pixels, pixels)
-        assert np.array_equal(apply("solarize", pixels, strength), expected)
-
-
-def test_autocontrast_and_equalize_stretch_each_channel():
-    dark = picture() // 4 + 20
-    stretched = apply("autocontrast", dark, 0.5)
-    assert abs(stretched - (dark - 20.0) * 255 / 63).max() <= 1
-    flat = apply("equalize", picture(100, 100) // 4, 0)
-    levels = np.sort(flat[..., 0].ravel())
-    assert abs(levels - np.linspace(0, 255, levels.size)).max() < 10  # 64 levels of 4
-
-
-def test_operations_strengths_and_signs_are_drawn_alike(monkeypatch):
-    seen = []
-    for name in OPERATIONS:
-        monkeypatch.setitem(
-            OPERATIONS,
-            name,
-            lambda image, strength, sign, name=name: seen.append((name, strength, sign)) or image,
+def test_operations_without_strength():
+    image = photograph()
+    for level in (0, 30):
+        assert np.array_equal(augmented(image, "Identity", level), np.asarray(image))
+        assert np.array_equal(
+            augmented(image, "AutoContrast", level), np.asarray(ImageOps.autocontrast(image))
         )
-    image = torch.zeros(4, 4, 3, dtype=torch.uint8)
-    for number in range(14_000):
-        trivial_augment(image, np.random.default_rng(number))
-    names, strengths, signs = zip(*seen, strict=True)
-    for values, kinds in ((names, 14), (strengths, 31), (signs, 2)):
-        found, counts = np.unique(values, return_counts=True)
-        assert len(found) == kinds
-        assert (abs(counts - 14_000 / kinds) < 5 * np.sqrt(14_000 / kinds)).all()
-    assert (min(strengths), max(strengths)) == (0, 1)
+        assert np.array_equal(augmented(image, "Equalize", level), np.asarray(ImageOps.equalize(image)))
 
 
-def test_an_image_keeps_its_shape_and_type():
-    image = torch.from_numpy(picture())
-    for number in range(50):
-        changed = trivial_augment(image, np.random.default_rng(number))
-        assert (changed.shape, changed.dtype) == (image.shape, torch.uint8)
+def test_everything_is_drawn_equally_often(monkeypatch):
+    assert " ".join(OPERATIONS) == (
+        "Identity ShearX ShearY TranslateX TranslateY Rotate Brightness Color Contrast Sharpness "
+        "Posterize Solarize AutoContrast Equalize"
+    )
+    seen = collections.Counter()
+    for name in OPERATIONS:
+
+        def spy(image, share, sign, name=name):
+            seen.update([("operation", name), ("level", round(share * 30, 9)), ("sign", sign)])
+            return image
+
+        monkeypatch.setitem(OPERATIONS, name, spy)
+    image, random = torch.zeros(2, 2, 3, dtype=torch.uint8), np.random.default_rng(0)
+    for _ in range(6200):
+        trivial_augment(image, random)
+    for kind, count in (("operation", 14), ("level", 31), ("sign", 2)):
+        found = {value: times for (what, value), times in seen.items() if what == kind}
+        assert len(found) == count
+        expected = 6200 / count
+        assert all(abs(times - expected) < 5 * math.sqrt(expected) for times in found.values())
+        if kind == "level":
+            assert sorted(found) == list(range(31))
+        if kind == "sign":
+            assert set(found) == {1, -1}
+
+
+def test_the_image_itself_is_left_as_it_is():
+    image = torch.from_numpy(np.array(photograph()))
+    before = image.clone()
+    first = [trivial_augment(image, np.random.default_rng(seed)) for seed in range(40)]
+    assert torch.equal(image, before)
+    again = [trivial_augment(image, np.random.default_rng(seed)) for seed in range(40)]
+    assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
+    assert all(one.shape == image.shape and one.data_ptr() != image.data_ptr() for one in first)

@@ -1,10 +1,8 @@
-"""Photographs decoded into batches: this package beside a plain Pillow program, with the same draws."""
+"""Photographs decoded into batches: this package beside a plain Pillow program, with the same crops."""
 
-import math
-import random
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,14 @@ from PIL import Image
 
 from ..data.decode import decode
 from ..data.folder import load_photos
-from ..data.region import Region
+from ..data.photo_augment import Place, choose_crop
+from ..data.region import Choose, Region
+from ..recipes.augment import ResizedCrop, ScaleCrop
 from .contest import Work, compare
 from .records import Record, make_record
 
 SIDE = 224
-SHORTER = (256, 480)  # section 3.4
-AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)  # Szegedy et al. 2015
+AUGMENT: dict[str, ScaleCrop | ResizedCrop] = {"scale": ScaleCrop(), "area": ResizedCrop()}
 LARGE = (4000, 3000)
 BATCH, LARGE_BATCH, LARGE_FILES = 50, 4, 8
 
@@ -56,64 +55,45 @@ def _compare(case: str, files: list[str], crop: str, batch_size: int, repeats: i
 def ours(files: Sequence[str], crop: str, batch_size: int) -> Iterator[None]:
     """Decode one batch after the other with this package."""
     torch.set_num_threads(1)
-    draw = random.Random(0)
-    choose = partial({"scale": _scale_region, "area": _area_region}[crop], draw)
-    for names in _batches(files, batch_size):
-        torch.stack([decode(Path(name), choose) for name in names])
+    for names in _batches(files, batch_size, crop):
+        torch.stack([decode(Path(name), choose) for name, choose in names])
         yield
 
 
 def baseline(files: Sequence[str], crop: str, batch_size: int) -> Iterator[None]:
     """Decode one batch after the other as most training scripts do."""
-    draw = random.Random(0)
-    cut: Callable[[random.Random, Image.Image], Image.Image] = {"scale": _scaled, "area": _resized}[crop]
-    for names in _batches(files, batch_size):
+    cut: Callable[[Region, Image.Image], Image.Image] = {"scale": _scaled, "area": _resized}[crop]
+    for names in _batches(files, batch_size, crop):
         images: list[NDArray[np.uint8]] = []
-        for name in names:
+        for name, choose in names:
             with Image.open(name) as image:
-                images.append(np.asarray(cut(draw, image.convert("RGB"))))
+                images.append(np.asarray(cut(choose(image.height, image.width), image.convert("RGB"))))
         torch.from_numpy(np.stack(images))
         yield
 
 
-def _batches(files: Sequence[str], batch_size: int) -> Iterator[list[str]]:
-    position = 0
-    while True:
-        yield [files[(position + i) % len(files)] for i in range(batch_size)]
-        position += batch_size
+def _batches(files: Sequence[str], batch_size: int, crop: str) -> Iterator[list[tuple[str, Choose]]]:
+    """Yield files and what chooses the crop of each, the same for all contestants."""
+    augment = AUGMENT[crop]
+    for first in itertools.count(step=batch_size):
+        places = [Place(0, 0, position) for position in range(first, first + batch_size)]
+        yield [(files[p.position % len(files)], choose_crop(augment, SIDE, p)) for p in places]
 
 
-def _scale_region(draw: random.Random, height: int, width: int) -> Region:
-    """Choose the crop in the image as it is stored: then it need not be resized whole."""
-    side = round(SIDE * min(height, width) / draw.randint(*SHORTER))
-    top, left = (int(draw.random() * (length - side + 1)) for length in (height, width))
-    return Region(left, top, left + side, top + side, SIDE, SIDE)
-
-
-def _scaled(draw: random.Random, image: Image.Image) -> Image.Image:
-    scale = draw.randint(*SHORTER) / min(image.size)
-    height, width = round(image.height * scale), round(image.width * scale)
-    top, left = (int(draw.random() * (length - SIDE + 1)) for length in (height, width))
+def _scaled(region: Region, image: Image.Image) -> Image.Image:
+    """Resize the whole image, then crop."""
+    scale = SIDE / (region.bottom - region.top)
+    width, height, left, top = (
+        round(length * scale) for length in (image.width, image.height, region.left, region.top)
+    )
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     return resized.crop((left, top, left + SIDE, top + SIDE))
 
 
-def _area_region(draw: random.Random, height: int, width: int) -> Region:
-    return Region(*_area_box(draw, height, width), SIDE, SIDE)
-
-
-def _resized(draw: random.Random, image: Image.Image) -> Image.Image:
-    box = _area_box(draw, image.height, image.width)
+def _resized(region: Region, image: Image.Image) -> Image.Image:
+    """Crop, then resize."""
+    box = (int(region.left), int(region.top), int(region.right), int(region.bottom))
     return image.crop(box).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-
-
-def _area_box(draw: random.Random, height: int, width: int) -> tuple[int, int, int, int]:
-    area = height * width * draw.uniform(*AREA)
-    aspect = math.exp(draw.uniform(*map(math.log, ASPECT)))
-    wide = min(width, max(1, round(math.sqrt(area * aspect))))
-    tall = min(height, max(1, round(math.sqrt(area / aspect))))
-    left, top = draw.randint(0, width - wide), draw.randint(0, height - tall)
-    return left, top, left + wide, top + tall
 
 
 def _enlarged(files: list[str], folder: Path) -> list[str]:

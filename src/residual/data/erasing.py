@@ -1,4 +1,4 @@
-"""Random erasing: a rectangle of an image becomes 0 (Zhong et al., 2017), as torchvision does it."""
+"""Random erasing (Zhong et al. 2020): a rectangle of some images is set to 0."""
 
 import math
 
@@ -7,42 +7,42 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-AREA = (0.02, 0.33)  # of a rectangle, as a share of the image
-RATIO = (0.3, 3.3)  # of its height to its width
+# torchvision's defaults
+AREA = (0.02, 0.33)  # as a share of the image
+RATIO = (0.3, 3.3)  # height / width
 TRIES = 10
 
 
 def draw_erasing(
     random: np.random.Generator, count: int, probability: float, height: int, width: int
 ) -> NDArray[np.int64]:
-    """Draw a rectangle (top, left, bottom, right) for each of `count` images; an empty one for most.
+    """Draw a rectangle for each image: (top, left, bottom, right) in pixels, [count, 4].
 
-    Returns:
-        int64 [count, 4], in pixels. Of each image a rectangle is erased with the given probability.
+    Without the last row and column; all 0 for images that are not erased.
     """
     boxes = np.zeros((count, 4), np.int64)
-    for number in np.flatnonzero(random.random(count) < probability):
-        boxes[number] = _rectangle(random, height, width)
+    for index in np.flatnonzero(random.random(count) < probability):
+        boxes[index] = _draw_box(random, height, width)
     return boxes
 
 
-def _rectangle(random: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
-    """Draw a rectangle inside the image; an empty one if ten tries find none."""
+def _draw_box(random: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
     for _ in range(TRIES):
         area = height * width * random.uniform(*AREA)
         ratio = math.exp(random.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
         tall, wide = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if tall < height and wide < width:
-            top = int(random.integers(height - tall, endpoint=True))
-            left = int(random.integers(width - wide, endpoint=True))
-            return top, left, top + tall, left + wide
+            top, left = random.integers((height - tall + 1, width - wide + 1))
+            return int(top), int(left), int(top) + tall, int(left) + wide
     return 0, 0, 0, 0
 
 
 def erase(images: Tensor, boxes: Tensor) -> Tensor:
-    """Set the rectangles `boxes` [B, 4] of images [B, C, H, W] to 0, all at once."""
-    top, left, bottom, right = boxes[:, :, None, None].unbind(1)
-    rows = torch.arange(images.shape[2], device=images.device)[None, :, None]
-    columns = torch.arange(images.shape[3], device=images.device)[None, None, :]
-    inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
-    return images.masked_fill(inside[:, None], 0.0)
+    """Set the rectangles `boxes` [B, 4], on the same device, of images [B, C, H, W] to 0, in a copy."""
+    top, left, bottom, right = boxes[:, :, None].unbind(1)  # each [B, 1]
+    rows = torch.arange(images.shape[2], device=images.device)
+    columns = torch.arange(images.shape[3], device=images.device)
+    tall = (rows >= top) & (rows < bottom)
+    wide = (columns >= left) & (columns < right)
+    # a clone keeps the memory order; masked_fill does not
+    return images.clone().masked_fill_((tall[:, :, None] & wide[:, None])[:, None], 0)

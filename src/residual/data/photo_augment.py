@@ -29,7 +29,10 @@ class Place:
 
 @dataclass(frozen=True)
 class RandomScale:
-    """Resize the shorter side to a length drawn from a range, and crop a square at random (section 3.4)."""
+    """Resize the shorter side to a length drawn from a range, and crop a square at random (section 3.4).
+
+    The square is chosen in the image as it is, in whole pixels: then only the square need be resized.
+    """
 
     size: int
     shortest: int
@@ -40,13 +43,10 @@ class RandomScale:
         """Choose the crop of an image of that size."""
         random = self.place.random(0)
         shorter = int(random.integers(self.shortest, self.longest, endpoint=True))
-        tall, wide = (length * shorter // min(height, width) for length in (height, width))
-        top = int(random.integers(tall - self.size, endpoint=True))
-        left = int(random.integers(wide - self.size, endpoint=True))
-        down, across = height / tall, width / wide
-        bottom, right = (top + self.size) * down, (left + self.size) * across
-        size = self.size
-        return Region(left * across, top * down, min(right, width), min(bottom, height), size, size)
+        side = max(1, round(self.size * min(height, width) / shorter))
+        top = int(random.integers(height - side, endpoint=True))
+        left = int(random.integers(width - side, endpoint=True))
+        return Region(left, top, left + side, top + side, self.size, self.size)
 
 
 @dataclass(frozen=True)
