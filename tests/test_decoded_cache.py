@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from residual.cli.train_options import parse_size
 from residual.data import decoded
 from residual.data.decode import BadImageError
-from residual.data.decoded import keep_decoded, parse_size
+from residual.data.decoded import keep_decoded
 from residual.data.folder import load_photos
 from residual.data.region import Region, whole
 from residual.errors import DataError, UsageError

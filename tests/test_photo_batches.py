@@ -1,11 +1,6 @@
 """Batches of photographs: the same with any number of workers and from any step on, and what they hold."""
 
-import multiprocessing
-import os
 import shutil
-import signal
-import threading
-import time
 
 import pytest
 import torch
@@ -14,7 +9,6 @@ from residual.data.decode import BadImageError
 from residual.data.folder import load_folder
 from residual.data.normalization import Normalization
 from residual.data.photo_batches import PhotoBatches, epoch_order
-from residual.data.workers import map_in_workers
 from residual.errors import DataError, UsageError
 from residual.recipes.augment import ResizedCrop, ScaleCrop
 
@@ -124,60 +118,3 @@ def test_a_bad_image_stops_or_is_replaced_by_the_next_one_and_named(photographs,
 def test_a_batch_larger_than_the_training_set_is_refused(photos):
     with pytest.raises(UsageError, match="batch_size must be at most the training set's 24"):
         batches(photos, batch_size=25)
-
-
-# worker processes
-
-
-def square(key):
-    return key * key
-
-
-def suicidal(key):
-    if key == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return key
-
-
-def faulty(key):
-    if key == 2:
-        raise DataError("two is bad")
-    if key == 5:
-        raise ZeroDivisionError("a bug")
-    return key
-
-
-def slow(key):
-    time.sleep(0.05)
-    return torch.full((300, 300), key)
-
-
-@pytest.mark.parametrize("workers", [0, 1, 3])
-def test_results_come_in_the_order_of_the_keys(workers):
-    assert list(map_in_workers(square, range(10), workers)) == [n * n for n in range(10)]
-    assert list(map_in_workers(square, [], workers)) == []
-    assert multiprocessing.active_children() == []
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-def test_a_worker_that_is_killed_is_one_clear_error():
-    with pytest.raises(DataError, match="worker process was killed by SIGKILL; if memory ran out"):
-        list(map_in_workers(suicidal, range(10), 2))
-    assert multiprocessing.active_children() == []
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_errors_of_the_function_are_raised_as_they_are(workers):
-    with pytest.raises(DataError, match=r"^two is bad$"):
-        list(map_in_workers(faulty, range(5), workers))
-    with pytest.raises(ZeroDivisionError, match="a bug"):
-        list(map_in_workers(faulty, [1, 5], workers))
-
-
-def test_workers_end_with_their_iterator():
-    values = map_in_workers(slow, range(1000), 2)
-    assert int(next(values)[0, 0]) == 0
-    assert len(multiprocessing.active_children()) == 2
-    values.close()
-    assert multiprocessing.active_children() == []
-    assert threading.active_count() < 10

@@ -147,7 +147,7 @@ def test_the_command_trains_evaluates_and_names_what_is_wrong(photographs, tmp_p
         (["--data", tmp_path / "nosuch"], "neither a data set"),
         (["--data", photographs, "--data-dir", tmp_path], "leave --data-dir out"),
         (["--data", photographs, "--image-size", 5000], "image_size must be"),
-        (["--data", photographs, "--cache", "much"], "a size is a number"),
+        (["--data", photographs, "--cache", "much"], "is no size"),
         (["--data", photographs, "--batch-size", 1000], "batch_size must be at most"),
     ):
         code, out, err = cli("train", "resnet18", *arguments)

@@ -1,5 +1,6 @@
 """The options of the command `train`."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,7 +10,7 @@ from ..errors import UsageError
 from ..recipes.catalog import RECIPES
 from ..recipes.schema import DATASETS
 
-UNITS = {"M": 10**6, "G": 10**9, "T": 10**12}
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 Data = Annotated[
     str | None,
     typer.Option(help=f"{', '.join(DATASETS)}, a folder of photographs, or a CSV file of their paths."),
@@ -52,18 +53,13 @@ Resume = Annotated[Path | None, typer.Option(help="Resume this run, as if it had
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show warnings and notes of the libraries as well.")]
 
 
-def parse_bytes(size: str | None) -> int:
-    """Read a size such as "8G" or "500M" in bytes; 0 for None.
+def parse_size(text: str) -> int:
+    """Return the bytes of a size such as "500M" or "8G", in powers of 1,024.
 
     Raises:
         UsageError: it is something else.
     """
-    if size is None:
-        return 0
-    try:
-        number = float(size[:-1]) * UNITS[size[-1].upper()]
-        if 0 < number < float("inf"):
-            return round(number)
-    except (IndexError, KeyError, ValueError):
-        pass
-    raise UsageError(f"a size is a number followed by M, G or T, such as 8G, not '{size}'")
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise UsageError(f"'{text}' is no size: give it as 500M or 8G")
+    return int(float(match[1]) * UNITS[match[2].upper()])

@@ -8,7 +8,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import DataError, UsageError
+from ..errors import DataError
 from .cifar import cache_folder
 from .decode import BadImageError, decode, image_size
 from .photos import Photos
@@ -33,19 +32,6 @@ from .scan import Progress
 from .workers import map_in_workers
 
 FORMAT = 1  # part of the key: other formats are not read
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes of a size such as "500M" or "8G", in powers of 1,024.
-
-    Raises:
-        UsageError: it is something else.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise UsageError(f"'{text}' is no size: give it as 500M or 8G")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 class _Store:
