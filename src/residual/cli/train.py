@@ -66,11 +66,8 @@ def train(
     named |= {"precision": precision, "optimizer.learning_rate": lr}
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     changes |= parse_overrides(override or [])
-    reading = {
-        "workers": workers,
-        "cache": options.parse_size(cache) if cache else 0,
-        "on_bad_image": on_bad_image,
-    }
+    room = options.parse_size(cache) if cache else 0
+    reading = {"workers": workers, "cache": room, "on_bad_image": on_bad_image}
     where = {"data_dir": data_dir, "device": device}
     if jobs is not None and seeds is None:
         raise UsageError("--jobs goes with --seeds: it says how many of the seeds' runs train at once")
