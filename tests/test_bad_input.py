@@ -173,7 +173,7 @@ def test_a_recipe_value_that_does_not_fit(refused, change, words):
         ("--curve", "train", ["curve must be one of none, test"]),
         ("--device", "tpu", ["no device 'tpu' here", "cpu"]),
         ("--device", "cuda:63", ["no device 'cuda:63' here"]),
-        ("--data", "mnist", ["data must be one of cifar10, cifar100, digits, folder, not 'mnist'"]),
+        ("--data", "mnist", ["unknown data set 'mnist'", "cifar10, cifar100, digits", "folder"]),
         ("--recipe", "nosuch", ["no recipe 'nosuch'", "paper, fast, best, demo"]),
         ("--recipe", "missing.json", ["cannot read the recipe missing.json"]),
         ("--recipe", "missing.toml", ["cannot read the recipe missing.toml"]),

@@ -182,7 +182,7 @@ def test_the_average_is_evaluated_handed_on_and_kept_as_the_best(tmp_path):
 
     def validate(network):
         seen[engine.step] = copied(network)
-        return Evaluation(20, next(errors), 0.0, 1.0, [], [])
+        return Evaluation(20, next(errors), (0.0, 1.0), 0.0, 0.0, 0.0, 1.0, [], [])
 
     run = Run.create(tmp_path / "run", recipe, {})
     trained = Trainer(engine, run, Reporter(enabled=False), {"validation": validate}).fit()

@@ -137,7 +137,9 @@ class Notes(Reporter):
 def with_errors(monkeypatch, errors):
     """Make every validation give the next error."""
     left = iter(errors)
-    evaluations = {"validation": lambda _network: Evaluation(20, next(left), 0.0, 1.0, [], [])}
+    evaluations = {
+        "validation": lambda _network: Evaluation(20, next(left), (0.0, 1.0), 0.0, 0.0, 0.0, 1.0, [], [])
+    }
     monkeypatch.setattr(experiment, "_evaluations", lambda *_: evaluations)
 
 

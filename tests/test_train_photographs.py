@@ -144,7 +144,7 @@ def test_the_command_trains_evaluates_and_names_what_is_wrong(photographs, tmp_p
     assert f"residual evaluate {run} --data {photographs}" in out or "evaluate" in out
     assert Run.open(run).recipe.name == "imagenet-paper"
     for arguments, message in (
-        (["--data", tmp_path / "nosuch"], "neither a data set"),
+        (["--data", tmp_path / "nosuch"], "there is no folder"),
         (["--data", photographs, "--data-dir", tmp_path], "leave --data-dir out"),
         (["--data", photographs, "--image-size", 5000], "image_size must be"),
         (["--data", photographs, "--cache", "much"], "is no size"),

@@ -230,7 +230,7 @@ def test_the_best_is_paired_with_its_own_weights_after_a_resume_that_is_not_exac
     errors = iter([50, 40, 10, *after])  # steps 1 to 3, of which the last is lost; then steps 3 to 6
 
     def validation(_network):
-        return Evaluation(20, next(errors), 0.0, 1.0, [], [])
+        return Evaluation(20, next(errors), (0.0, 1.0), 0.0, 0.0, 0.0, 1.0, [], [])
 
     def power_cut(_):
         raise RuntimeError("power cut")

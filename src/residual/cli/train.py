@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import DataError, UsageError
+from ..errors import UsageError
 from ..models.names import for_small_images, parse_name
 from ..recipes.catalog import get_recipe
 from ..recipes.schema import DATASETS, FOLDER, Recipe, parse_overrides
@@ -94,8 +94,10 @@ def _find_data(data: str | None, data_dir: Path | None) -> tuple[str | None, Pat
     """Return what `--data` names, a known data set or photographs, and where its files are."""
     if data is None or data in DATASETS:
         return data, data_dir
-    if not found(Path(data).exists):
-        raise DataError(f"{data} is neither a data set ({', '.join(DATASETS)}) nor a folder or CSV file")
+    if not found(Path(data).exists) and not any(sign in data for sign in "/\\"):
+        raise UsageError(
+            f"unknown data set '{data}': take {', '.join(DATASETS)}, or a folder or CSV file that exists"
+        )
     if data_dir is not None:
         raise UsageError("--data FOLDER says where the photographs are: leave --data-dir out")
     return FOLDER, Path(data)

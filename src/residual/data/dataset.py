@@ -1,5 +1,6 @@
 """What a dataset must offer, and datasets in memory: uint8 images and labels, a training and a test set."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -109,11 +110,14 @@ def split_validation(images: int, count: int) -> tuple[Tensor, Tensor]:
         The indices of the training images that remain, and of the validation set, both ascending.
 
     Raises:
-        UsageError: nothing would remain to train on, or nothing is set apart.
+        UsageError: nothing would remain to train on.
     """
-    if not 1 <= count < images:
-        raise UsageError(
-            f"validation must be from 1 to {images - 1} of the {images} training images, not {count}"
-        )
+    if count >= images:
+        raise UsageError(f"validation must be smaller than the training set of {images}, not {count}")
     order = torch.randperm(images, generator=torch.Generator().manual_seed(VALIDATION_SEED))
     return order[count:].sort().values, order[:count].sort().values
+
+
+def indices_sha256(indices: Tensor) -> str:
+    """Return the SHA-256 of a validation set's indices (as int32), by which it can be recognised."""
+    return hashlib.sha256(indices.to(torch.int32).numpy().tobytes()).hexdigest()

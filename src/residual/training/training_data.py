@@ -1,6 +1,5 @@
 """The data of a run: training batches, preprocessing, validation set and test set, in memory or in files."""
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.dataset import Dataset, Split, split_validation
+from ..data.dataset import Dataset, Split, indices_sha256, split_validation
 from ..data.decode import BadImageError
 from ..data.decoded import keep_decoded
 from ..data.loader import Batches, TrainBatches
@@ -106,7 +105,11 @@ def in_memory(recipe: Recipe, dataset: Dataset, device: torch.device) -> Trainin
     facts: dict[str, Any] = {"validation_sha256": None}
     if recipe.validation:
         rest, held = split_validation(len(part), recipe.validation_images(len(part)))
-        part, validation, facts = part.take(rest), part.take(held), {"validation_sha256": _digest(held)}
+        part, validation, facts = (
+            part.take(rest),
+            part.take(held),
+            {"validation_sha256": indices_sha256(held)},
+        )
     preprocessing = Preprocessing.measure(part)
     batches = TrainBatches(part.to(device), preprocessing.to(device), recipe.batch_size, augment, recipe.seed)
     return TrainingData(dataset, batches, preprocessing, validation, facts)
@@ -132,7 +135,11 @@ def photographs(
     facts: dict[str, Any] = {"validation_sha256": None}
     if recipe.validation:
         rest, held = split_validation(len(photos), recipe.validation_images(len(photos)))
-        photos, validation, facts = photos.take(rest), photos.take(held), {"validation_sha256": _digest(held)}
+        photos, validation, facts = (
+            photos.take(rest),
+            photos.take(held),
+            {"validation_sha256": indices_sha256(held)},
+        )
     normalization = _normalization(recipe, photos, workers, reporter)
     preprocessing = _preprocessing(recipe, normalization)
     batches = PhotoBatches(
@@ -190,8 +197,3 @@ def _counted(crops: Iterator[Tensor | None], progress: Callable[[int], None]) ->
         progress(number)
         if crop is not None:
             yield crop
-
-
-def _digest(indices: Tensor) -> str:
-    """Return the SHA-256 of a validation set's indices (int32, ascending), which identifies it."""
-    return hashlib.sha256(indices.to(torch.int32).numpy().tobytes()).hexdigest()
