@@ -52,7 +52,7 @@ def resize(pixels: NDArray[np.uint8], region: Region, interpolation: str) -> NDA
 
 def _by_torch(cut: NDArray[np.uint8], region: Region, interpolation: str) -> NDArray[np.uint8]:
     """Resize whole pixels [H, W, 3]; in channels-last memory torch computes in uint8, as Pillow does."""
-    planes = torch.from_numpy(cut).permute(2, 0, 1)[None]
+    planes = torch.from_numpy(cut)[None].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     resized = F.interpolate(planes, (region.height, region.width), mode=interpolation, antialias=True)
     found: NDArray[Any] = resized[0].permute(1, 2, 0).contiguous().numpy()
     return found
