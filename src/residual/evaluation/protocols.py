@@ -1,5 +1,6 @@
 """The paper's ways to test on photographs (section 4.1): one crop, ten crops, several scales."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
@@ -42,7 +43,7 @@ class ShorterSide:
 
 
 @dataclass(frozen=True, eq=False)
-class Protocol:
+class Protocol(ABC):
     """A way to test: what is decoded of a photograph, and how a network's answers to it become one.
 
     `load` runs in worker processes, `predict` where the network is.
@@ -50,17 +51,17 @@ class Protocol:
 
     preprocessing: Preprocessing
 
+    @abstractmethod
     def load(self, photos: Photos, index: int) -> list[Tensor]:
         """Decode a photograph as uint8 [height, width, 3], once for each size.
 
         Raises:
             BadImageError: it cannot be decoded.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def predict(self, network: nn.Module, images: list[list[Tensor]], device: torch.device) -> Tensor:
         """Map photographs, as `load` gives them, to logits or logarithms of probabilities [N, classes]."""
-        raise NotImplementedError
 
     def check(self, network: nn.Module) -> None:
         """Check that a network takes images of the size.
@@ -206,10 +207,11 @@ def make_protocol(name: str, preprocessing: Preprocessing) -> Protocol:
     Raises:
         UsageError: there is no such protocol.
     """
-    kinds = dict(zip(PROTOCOLS, (OneCrop, TenCrop, MultiScale), strict=True))
     if name not in PROTOCOLS:
         raise UsageError(f"unknown protocol '{name}': the protocols are {', '.join(PROTOCOLS)}")
-    return kinds[name](preprocessing)
+    if name == "one-crop":
+        return OneCrop(preprocessing)
+    return TenCrop(preprocessing) if name == "ten-crop" else MultiScale(preprocessing)
 
 
 def mean_probability(logits: Tensor) -> Tensor:
