@@ -16,6 +16,7 @@ from ..data.folder import load_photos
 from ..data.photo_augment import Place, choose_crop
 from ..data.region import Choose, Region
 from ..recipes.augment import ResizedCrop, ScaleCrop
+from ..runtime.device import cpu_threads
 from .contest import Work, compare
 from .records import Record, make_record
 
@@ -54,10 +55,10 @@ def _compare(case: str, files: list[str], crop: str, batch_size: int, repeats: i
 
 def ours(files: Sequence[str], crop: str, batch_size: int) -> Iterator[None]:
     """Decode one batch after the other with this package."""
-    torch.set_num_threads(1)
-    for names in _batches(files, batch_size, crop):
-        torch.stack([decode(Path(name), choose) for name, choose in names])
-        yield
+    with cpu_threads(1):
+        for names in _batches(files, batch_size, crop):
+            torch.stack([decode(Path(name), choose) for name, choose in names])
+            yield
 
 
 def baseline(files: Sequence[str], crop: str, batch_size: int) -> Iterator[None]:
