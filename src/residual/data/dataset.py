@@ -1,8 +1,7 @@
-"""What a dataset must offer, and datasets in memory: uint8 images and labels, a training and a test set."""
+"""Datasets in memory: uint8 images and labels, a training and a test set; the validation set."""
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,29 +11,9 @@ from ..errors import DataError, UsageError
 VALIDATION_SEED = 0  # the same validation set for every run, whatever its training seed
 
 
-class ImageDataset(Protocol):
-    """Images that are loaded by their index, as torch's map-style datasets are, with labels and class names.
-
-    `dataset[i]` is image i, uint8 [H, W, 3] (R, G, B), and its label; images may differ in size. `labels` are
-    known without loading an image; `class_names` is empty where they are not known.
-    """
-
-    @property
-    def labels(self) -> Tensor:
-        """The labels [N] as int64."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """What each label means."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> tuple[Tensor, int]: ...
-
-
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images in memory, an `ImageDataset`: uint8 [N, H, W, 3] (R, G, B), with labels [N] as int64."""
+    """Images in memory: uint8 [N, H, W, 3] (R, G, B), with labels [N] as int64."""
 
     images: Tensor
     labels: Tensor

@@ -16,9 +16,3 @@ def _read() -> dict[str, str]:
 _NAMES = _read()
 SYNSETS = tuple(_NAMES)  # for example n01440764
 NAMES = tuple(_NAMES.values())  # all lemmas of a synset, for example "tench, Tinca tinca"; two are "crane"
-_CLASSES = {synset: number for number, synset in enumerate(SYNSETS)}
-
-
-def class_of_synset(synset: str) -> int | None:
-    """Return the class number, 0 to 999, of a WordNet id; None if it is not one of the 1,000."""
-    return _CLASSES.get(synset)

@@ -1,4 +1,4 @@
-"""Photographs in files, with labels: an `ImageDataset` that decodes an image when it is asked for."""
+"""Photographs in files, with labels: an image is decoded when it is asked for."""
 
 import hashlib
 from collections.abc import Sequence

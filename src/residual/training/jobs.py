@@ -71,8 +71,7 @@ def run_jobs(
     Args:
         jobs: what to train, in this order.
         at_once: processes at a time; on a CPU they share its cores.
-        data_dir, device: see `train`.
-        reading: `workers`, `cache` and `on_bad_image`, as `train` takes them, for photographs.
+        data_dir, device: see `train`; reading: its `workers`, `cache` and `on_bad_image`, for photographs.
         quiet: show no progress; otherwise each line begins with the name of its run.
         finished: called with each run that ends and its exit code.
         stop: polled; once it returns True, the runs in progress are saved and no other is started.
