@@ -17,10 +17,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import residual
 from residual.cli import main as command_line
 from residual.data import cifar, index
+from residual.data.load import load_dataset
+from residual.data.loader import TrainBatches
+from residual.data.normalization import Normalization
+from residual.recipes.schema import Recipe
+from residual.training.engine import Engine
 from residual.training.run_folder import Run
 from residual.training.trainer import Trainer
 
@@ -278,6 +285,17 @@ def comparable(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     result = {key: value for key, value in run.result.items() if key not in untimed}
     metrics = [{key: value for key, value in r.items() if key not in untimed} for r in run.metrics()]
     return result, metrics
+
+
+def make_engine(recipe: Recipe, captured: bool = False) -> Engine:
+    """Make an engine that trains on digits."""
+    train = load_dataset("digits").train
+    batches = TrainBatches(train, Normalization.of(train), recipe.batch_size, recipe.augment, recipe.seed)
+    torch.manual_seed(recipe.seed)
+    engine = Engine(recipe, residual.create_model(recipe.network), batches)
+    engine.captured = captured
+    engine.network.train()
+    return engine
 
 
 @pytest.fixture(scope="session")

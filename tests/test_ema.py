@@ -8,17 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-import residual
+from conftest import make_engine
 from residual import get_recipe
-from residual.data.load import load_dataset
-from residual.data.loader import TrainBatches
-from residual.data.normalization import Normalization
 from residual.errors import CheckpointError
 from residual.evaluation.classification import Evaluation
 from residual.runtime.progress import Reporter
 from residual.training import ema
 from residual.training.checkpoint import evaluated_weights, find_checkpoint, load_checkpoint
-from residual.training.engine import Engine
 from residual.training.run_folder import Run
 from residual.training.trainer import Trainer
 
@@ -28,16 +24,6 @@ AVERAGED = {"ema.span": 0.5, "ema.every": 2}
 
 def tiny(**changes):
     return get_recipe("demo", "resnet8").replace({**TINY, **AVERAGED, **changes})
-
-
-def make_engine(recipe, captured=False):
-    train = load_dataset("digits").train
-    batches = TrainBatches(train, Normalization.of(train), recipe.batch_size, recipe.augment, recipe.seed)
-    torch.manual_seed(recipe.seed)
-    engine = Engine(recipe, residual.create_model(recipe.network), batches)
-    engine.captured = captured
-    engine.network.train()
-    return engine
 
 
 def copied(network):

@@ -8,14 +8,11 @@ import pytest
 import torch
 
 import residual
+from conftest import make_engine
 from residual import get_recipe
-from residual.data.load import load_dataset
-from residual.data.loader import TrainBatches
-from residual.data.normalization import Normalization
 from residual.errors import CheckpointError, RunError
 from residual.training import engine as engine_module
 from residual.training.checkpoint import FORMAT, find_checkpoint, load_checkpoint, save_checkpoint, step_of
-from residual.training.engine import Engine
 from residual.training.ranks import any_rank_stops, sum_over_ranks
 from residual.training.run_folder import Run
 from residual.training.schedule import ScheduleState
@@ -27,16 +24,6 @@ TINY = {"iterations": 8, "batch_size": 8, "log_every": 2, "checkpoint_every": 2,
 
 def tiny(**changes):
     return get_recipe("demo", "resnet8").replace({**TINY, **changes})
-
-
-def make_engine(recipe, captured=False):
-    train = load_dataset("digits").train
-    batches = TrainBatches(train, Normalization.of(train), recipe.batch_size, recipe.augment, recipe.seed)
-    torch.manual_seed(recipe.seed)
-    engine = Engine(recipe, residual.create_model(recipe.network), batches)
-    engine.captured = captured
-    engine.network.train()
-    return engine
 
 
 def plain(value):

@@ -17,9 +17,10 @@ from residual.data.decode import BadImageError
 from residual.data.folder import load_photos
 from residual.data.normalization import Normalization
 from residual.data.preprocessing import Preprocessing
+from residual.data.workers import default_workers
 from residual.errors import DataError, UsageError
 from residual.evaluation.fully_convolutional import fully_convolutional
-from residual.evaluation.photos import default_workers, evaluate_photos
+from residual.evaluation.photos import evaluate_photos
 from residual.evaluation.protocols import PROTOCOLS, MultiScale, OneCrop, TenCrop
 from residual.models import vgg
 from residual.models.build import build_model

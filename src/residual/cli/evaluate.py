@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..data.names import is_folder
 from ..recipes.schema import DATASETS
 from .output import DataDir, Device, Json, print_json, print_line
 
@@ -28,8 +29,8 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(
-            help=f"Another data set than the model's own: {', '.join(DATASETS)}, or a folder of images "
-            "with a folder for each class, or with train and val."
+            help=f"Another data set than the model's own: {', '.join(DATASETS)}, or photographs: a folder "
+            "with a folder for each class, or with train and val, or a CSV file."
         ),
     ] = None,
     protocol: Annotated[
@@ -69,7 +70,7 @@ def evaluate(
         return
     config = network.config
     print_line(f"model       {config.network} from {folder}, recipe {config.recipe}")
-    if data is not None and evaluation.is_folder(data):
+    if data is not None and is_folder(data):
         print_line(f"data        {data}, {protocol}")
     else:
         print_line(f"data        {data or config.data}, the test set")

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..data.names import is_folder
 from ..errors import UsageError
 from ..models.names import for_small_images, parse_name
 from ..recipes.catalog import get_recipe
 from ..recipes.schema import DATASETS, FOLDER, Recipe, parse_overrides
-from ..runtime.files import found
 from ..training.run_folder import Run
 from . import train_options as options
 from .models import Variant
@@ -94,7 +94,7 @@ def _find_data(data: str | None, data_dir: Path | None) -> tuple[str | None, Pat
     """Return what `--data` names, a known data set or photographs, and where its files are."""
     if data is None or data in DATASETS:
         return data, data_dir
-    if not found(Path(data).exists) and not any(sign in data for sign in "/\\"):
+    if not is_folder(data):
         raise UsageError(
             f"unknown data set '{data}': take {', '.join(DATASETS)}, or a folder or CSV file that exists"
         )
@@ -161,7 +161,10 @@ def _scale_to_epochs(recipe: Recipe, epochs: float, iterations: int | None, data
 
         if data_dir is None:
             raise UsageError("--epochs needs the number of images: say where they are with --data FOLDER")
-        images = len(load_folder(data_dir).train)
+        dataset = load_folder(data_dir)
+        if dataset.changed:  # said here, for the next reading finds no change
+            print_note(dataset.changed)
+        images = len(dataset.train)
     else:
         from ..data.load import load_dataset
 

@@ -8,6 +8,7 @@ to write, and ends.
 
 import atexit
 import multiprocessing
+import os
 import pickle
 import signal
 import socket
@@ -31,6 +32,7 @@ Value = TypeVar("Value")
 # forked workers start at once and share a long list of files; elsewhere a fork is unsafe or unknown
 START = "fork" if sys.platform == "linux" else "spawn"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+FEW = 256  # photographs that are decoded sooner than worker processes have started
 
 
 def map_in_workers(function: Callable[[Key], Value], keys: Sequence[Key], workers: int) -> Generator[Value]:
@@ -64,6 +66,14 @@ def map_in_workers(function: Callable[[Key], Value], keys: Sequence[Key], worker
     finally:
         close()
         atexit.unregister(close)
+
+
+def default_workers(images: int, device: torch.device) -> int:
+    """Return how many processes should decode: none for a few images, few where the network needs the CPU."""
+    if images < FEW:
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores - 1)) if device.type != "cpu" else max(1, min(2, cores // 2))
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,21 @@ from torch import Tensor, nn
 from ..data.dataset import Dataset
 from ..data.folder import load_photos
 from ..data.load import load_dataset
+from ..data.names import is_folder
 from ..data.photos import OnBadImage, PhotoDataset, Photos
+from ..data.workers import default_workers
 from ..errors import CheckpointError, DataError, UsageError
 from ..exporters.int8 import CALIBRATION_IMAGES, Int8Network, quantize
 from ..models.network import Network
 from ..recipes.schema import DATASETS
 from ..runtime.device import resolve_device
-from ..runtime.files import found
 from ..runtime.progress import Reporter
 from ..zoo.model_folder import ModelConfig, load_model
 from ..zoo.pretrained import find_model
 from .calibration import calibration_photos
 from .classification import Evaluation, evaluate_split
 from .matching import few, match_classes, same_classes
-from .photos import default_workers, evaluate_photos
+from .photos import evaluate_photos
 from .protocols import PROTOCOLS, ProtocolName, make_protocol
 
 
@@ -85,12 +86,6 @@ def evaluate(
         return _evaluate_memory(network, dataset, protocol, where, int8, reporter)
 
 
-def is_folder(data: str | Path) -> bool:
-    """Tell a folder of photographs from the name of a data set."""
-    text = str(data)
-    return text not in DATASETS and (found(Path(text).exists) or any(sign in text for sign in "/\\"))
-
-
 def _check_options(protocol: str, on_bad_image: str, workers: int | None) -> None:
     """Check options before anything is loaded.
 
@@ -116,10 +111,7 @@ def _load(
     data = config.data if data is None else data
     if not is_folder(data):
         return load_dataset(str(data), data_dir)
-    root = Path(data)
-    if not found(root.exists):
-        raise DataError(f"there is no folder {root}: give a known data set or a folder of images")
-    return load_photos(root, on_bad_image=on_bad_image)
+    return load_photos(data, on_bad_image=on_bad_image)
 
 
 def _evaluate_photos(

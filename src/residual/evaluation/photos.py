@@ -1,6 +1,5 @@
 """Evaluation on photographs in files: decoded in worker processes, tested by a protocol of the paper."""
 
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -16,8 +15,6 @@ from ..models.fold import optimize_for_inference
 from ..models.network import Network
 from .classification import Accumulator, Evaluation
 from .protocols import Protocol, make_protocol
-
-FEW = 256  # photographs that are decoded sooner than worker processes have started
 
 
 @torch.no_grad()
@@ -71,14 +68,6 @@ def evaluate_photos(
     finally:
         network.train(was_training)
     return replace(figures.result(), skipped=tuple(skipped), notes=test.notes)
-
-
-def default_workers(images: int, device: torch.device) -> int:
-    """Return how many processes should decode: none for a few images, few where the network needs the CPU."""
-    if images < FEW:
-        return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores - 1)) if device.type != "cpu" else max(1, min(2, cores // 2))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Recipes for ImageNet: `imagenet-paper` (section 3.4), `imagenet-epochs`, and `imagenet-modern`.
 
-residual train resnet50 --recipe imagenet-paper --data-dir FOLDER     24.7 % top-1 error of the authors' model
-residual train resnet50 --recipe imagenet-modern --data-dir FOLDER    19.1 % top-1 error of torchvision's
+residual train resnet50 --recipe imagenet-paper --data FOLDER     24.7 % top-1 error of the authors' model
+residual train resnet50 --recipe imagenet-modern --data FOLDER    19.1 % top-1 error of torchvision's
 
 Errors are of one crop per image of the 50,000 validation images, on which no recipe here selects anything.
 """
@@ -16,7 +16,7 @@ IMAGES = 1_281_167  # for training, in ILSVRC 2012
 def imagenet_paper(network: str) -> Recipe:
     """600k iterations of SGD; 0.1, divided by 10 when the error plateaus; batch 256 (section 3.4).
 
-        residual train resnet50 --recipe imagenet-paper --data-dir FOLDER
+        residual train resnet50 --recipe imagenet-paper --data FOLDER
 
     The released models of the authors have 24.7, 23.6 and 23.0 % top-1 error with 50, 101 and 152 layers;
     with ten crops, Table 3 has 22.85, 21.75 and 21.43 %. Bottlenecks are theirs, "v1".
@@ -47,7 +47,7 @@ def imagenet_paper(network: str) -> Recipe:
 def imagenet_epochs(network: str) -> Recipe:
     """90 epochs: as imagenet-paper, but 0.1 is divided by 10 after 30 and 60 epochs.
 
-        residual train resnet50 --recipe imagenet-epochs --data-dir FOLDER
+        residual train resnet50 --recipe imagenet-epochs --data FOLDER
 
     The authors' next paper (Identity Mappings in Deep Residual Networks, 2016, appendix) divides so, with the
     augmentation of this one, and so do most reimplementations. It takes three quarters of the iterations and
@@ -75,7 +75,7 @@ def imagenet_epochs(network: str) -> Recipe:
 def imagenet_modern(network: str) -> Recipe:
     """600 epochs by torchvision's settings of 2021: mixup, cutmix, TrivialAugment, averaged weights.
 
-        residual train resnet50 --recipe imagenet-modern --data-dir FOLDER
+        residual train resnet50 --recipe imagenet-modern --data FOLDER
 
     torchvision's model (ResNet50_Weights.IMAGENET1K_V2) has 19.1 % top-1 error, 80.858 % right. Its settings
     are those of "How to Train State-Of-The-Art Models Using TorchVision's Latest Primitives" and of the

@@ -1,9 +1,8 @@
 """The data of a run: training batches, preprocessing, validation set and test set, in memory or in files."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,13 +16,14 @@ from ..data.photo_augment import longest_side
 from ..data.photo_batches import PhotoBatches
 from ..data.photos import OnBadImage, PhotoDataset, Photos
 from ..data.preprocessing import Preprocessing
-from ..data.workers import map_in_workers
+from ..data.workers import default_workers, map_in_workers
 from ..errors import RunError, UsageError
 from ..recipes.augment import PadCrop
 from ..recipes.schema import FOLDER, Recipe
 from ..runtime.progress import Reporter
 
 MEASURED = 10_000  # training images at most, from which the mean of photographs is measured
+Images = TypeVar("Images", Split, Photos)
 IMAGENET = Normalization.of_channels(IMAGENET_MEAN, IMAGENET_STD)
 GROWTH = 256 / 224  # of the shorter side over the crop, as in the paper's tests (section 4.1)
 
@@ -54,12 +54,6 @@ class Reading:
         except TypeError as error:
             raise RunError(f"'reading' in environment.json is corrupted: {error}") from error
         return found if workers is None else replace(found, workers=workers)
-
-    def workers_for(self, device: torch.device) -> int:
-        """Return the number of processes: on a CPU, which training needs itself, one."""
-        if self.workers is not None:
-            return self.workers
-        return 1 if device.type == "cpu" else min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -101,18 +95,10 @@ def in_memory(recipe: Recipe, dataset: Dataset, device: torch.device) -> Trainin
     """Put images in memory on the device, and measure their mean and standard deviation."""
     augment = recipe.augment
     assert isinstance(augment, PadCrop)
-    part, validation = dataset.train, None
-    facts: dict[str, Any] = {"validation_sha256": None}
-    if recipe.validation:
-        rest, held = split_validation(len(part), recipe.validation_images(len(part)))
-        part, validation, facts = (
-            part.take(rest),
-            part.take(held),
-            {"validation_sha256": indices_sha256(held)},
-        )
+    part, validation, digest = _set_apart(recipe, dataset.train)
     preprocessing = Preprocessing.measure(part)
     batches = TrainBatches(part.to(device), preprocessing.to(device), recipe.batch_size, augment, recipe.seed)
-    return TrainingData(dataset, batches, preprocessing, validation, facts)
+    return TrainingData(dataset, batches, preprocessing, validation, {"validation_sha256": digest})
 
 
 def photographs(
@@ -125,21 +111,13 @@ def photographs(
     """
     augment = recipe.augment
     assert not isinstance(augment, PadCrop)
-    workers = reading.workers_for(device)
+    workers = default_workers(len(dataset.train), device) if reading.workers is None else reading.workers
     photos = dataset.train
     if reading.cache:
         side = longest_side(augment, recipe.image_size)
         with reporter.working("decoding once", len(photos)) as progress:
             photos = keep_decoded(photos, side, reading.cache, workers=workers, progress=progress)
-    validation = None
-    facts: dict[str, Any] = {"validation_sha256": None}
-    if recipe.validation:
-        rest, held = split_validation(len(photos), recipe.validation_images(len(photos)))
-        photos, validation, facts = (
-            photos.take(rest),
-            photos.take(held),
-            {"validation_sha256": indices_sha256(held)},
-        )
+    photos, validation, digest = _set_apart(recipe, photos)
     normalization = _normalization(recipe, photos, workers, reporter)
     preprocessing = _preprocessing(recipe, normalization)
     batches = PhotoBatches(
@@ -152,8 +130,20 @@ def photographs(
         device,
         workers=workers,
     )
-    facts |= {"images_sha256": dataset.fingerprint, "reading": asdict(reading)}
+    facts = {
+        "validation_sha256": digest,
+        "images_sha256": dataset.fingerprint,
+        "reading": asdict(reading),
+    }
     return TrainingData(dataset, batches, preprocessing, validation, facts, workers)
+
+
+def _set_apart(recipe: Recipe, images: Images) -> tuple[Images, Images | None, str | None]:
+    """Return what remains to train on, the validation set if there is one, and its digest."""
+    if not recipe.validation:
+        return images, None, None
+    rest, held = split_validation(len(images), recipe.validation_images(len(images)))
+    return images.take(rest), images.take(held), indices_sha256(held)
 
 
 def _preprocessing(recipe: Recipe, normalization: Normalization) -> Preprocessing:
