@@ -135,6 +135,33 @@ def test_a_recipe_for_photographs_and_one_for_small_images_refuse_each_others_da
         residual.train(small().replace({"data": "digits"}))
 
 
+@pytest.mark.parametrize("key", ["image_size", "test_size", "test_resize"])
+def test_keys_of_photographs_are_refused_for_images_in_memory(key):
+    with pytest.raises(UsageError, match=f"^{key} is for photographs"):
+        residual.train(get_recipe("demo", "resnet8").replace({key: 24}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": 1}, "are for photographs"),
+        ({"on_bad_image": "skip"}, "are for photographs"),
+        ({"cache": 10**9}, "are for photographs"),
+        ({"workers": -1}, "whole numbers from 0: -1, 0"),
+        ({"cache": 0.5}, "whole numbers from 0: None, 0.5"),
+        ({"on_bad_image": "ignore"}, "must be stop or skip, not 'ignore'"),
+    ],
+)
+def test_ways_to_read_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(UsageError, match=message):
+        residual.train(get_recipe("demo", "resnet8"), **options)
+
+
+def test_a_test_crop_must_fit_into_what_it_is_cut_from(photographs):
+    with pytest.raises(UsageError, match="test_resize must be at least the test crop's 32, not 30"):
+        residual.train(small("imagenet-epochs", test_resize=30), data_dir=photographs)
+
+
 def test_the_command_trains_evaluates_and_names_what_is_wrong(photographs, tmp_path, cli):
     run = tmp_path / "run"
     options = ["--image-size", 32, "--batch-size", 4, "--iterations", 3, "--workers", 0]

@@ -102,6 +102,8 @@ def prepare(
     own_dataset = dataset is not None and dataset.name != recipe.data
     dataset = dataset if dataset is not None else _load(recipe, data_dir, reading, reporter)
     size = check_recipe(recipe, dataset)
+    if isinstance(dataset, Dataset) and reading != Reading():
+        raise UsageError("workers, cache and on_bad_image are for photographs in a folder: leave them out")
     own = None if network is None else class_path(network)
     if network is None:  # before the data, which may take long to prepare
         network = _create_network(recipe, len(dataset.class_names))

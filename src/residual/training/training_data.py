@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -42,6 +42,13 @@ class Reading:
     cache: int = 0
     on_bad_image: OnBadImage = "stop"
 
+    def __post_init__(self) -> None:
+        whole = type(self.cache) is int and (self.workers is None or type(self.workers) is int)
+        if not whole or min(self.cache, self.workers or 0) < 0:
+            raise UsageError(f"workers and cache must be whole numbers from 0: {self.workers}, {self.cache}")
+        if self.on_bad_image not in get_args(OnBadImage):
+            raise UsageError(f"on_bad_image must be stop or skip, not {self.on_bad_image!r:.80}")
+
     @classmethod
     def of_run(cls, recorded: Mapping[str, Any] | None, workers: int | None) -> "Reading":
         """Return how a run that is resumed read them, with another number of workers if one is given.
@@ -51,7 +58,7 @@ class Reading:
         """
         try:
             found = cls(**(recorded or {}))
-        except TypeError as error:
+        except (TypeError, UsageError) as error:
             raise RunError(f"'reading' in environment.json is corrupted: {error}") from error
         return found if workers is None else replace(found, workers=workers)
 
@@ -72,7 +79,7 @@ def check_recipe(recipe: Recipe, dataset: Dataset | PhotoDataset) -> tuple[int, 
     """Check that a recipe is for such data; return height and width of the training images, in pixels.
 
     Raises:
-        UsageError: the recipe is for the other kind of images, or does not fit their size.
+        UsageError: the recipe is for the other kind of images, has keys for it, or does not fit their size.
     """
     in_memory, for_memory = isinstance(dataset, Dataset), isinstance(recipe.augment, PadCrop)
     if in_memory and (not for_memory or recipe.data == FOLDER):
@@ -80,15 +87,30 @@ def check_recipe(recipe: Recipe, dataset: Dataset | PhotoDataset) -> tuple[int, 
             f"the recipe {recipe.name} is for photographs in a folder, not for images in memory: "
             "take another recipe, or give --data FOLDER"
         )
+    if in_memory:
+        _refuse_keys_of_photographs(recipe)
     if not in_memory and (for_memory or not recipe.image_size):
         raise UsageError(
             f"the recipe {recipe.name} is for small images in memory: for photographs take another, such as "
             "imagenet-paper, or set image_size and augment.kind"
         )
     size = dataset.image_size if isinstance(dataset, Dataset) else (recipe.image_size, recipe.image_size)
+    test_size = recipe.test_size or recipe.image_size
+    if recipe.test_resize and recipe.test_resize < test_size:
+        raise UsageError(
+            f"test_resize must be at least the test crop's {test_size}, not {recipe.test_resize}"
+        )
     if recipe.augment.early_size >= min(size):
         raise UsageError(f"augment.early_size must be below the images' {min(size)} pixels")
     return size
+
+
+def _refuse_keys_of_photographs(recipe: Recipe) -> None:
+    """Refuse what would do nothing: images in memory keep their size, and their mean is measured."""
+    own, usual = recipe.flat(), Recipe().flat()
+    for key in ("image_size", "test_size", "test_resize", "normalization"):
+        if own[key] != usual[key]:
+            raise UsageError(f"{key} is for photographs in a folder, not for images in memory: leave it out")
 
 
 def in_memory(recipe: Recipe, dataset: Dataset, device: torch.device) -> TrainingData:
@@ -152,7 +174,7 @@ def _preprocessing(recipe: Recipe, normalization: Normalization) -> Preprocessin
     resize = recipe.test_resize or round(size * GROWTH)
     if size != recipe.image_size:
         normalization = normalization.of_any_size()
-    return Preprocessing((size, size), normalization, resize=max(resize, size))
+    return Preprocessing((size, size), normalization, resize=resize)
 
 
 def _normalization(recipe: Recipe, photos: Photos, workers: int, reporter: Reporter) -> Normalization:
