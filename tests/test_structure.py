@@ -7,7 +7,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "residual"
 # A folder may import from those before it and from itself.
 ORDER = (
     *("_version", "errors", "runtime", "models", "recipes", "data", "zoo", "exporters", "evaluation"),
-    *("training", "bench", "reproduce", "cli", "__init__", "__main__"),
+    *("report", "training", "bench", "reproduce", "cli", "__init__", "__main__"),
 )
 
 

@@ -35,8 +35,16 @@ def train(
     recipe: options.RecipeName = None,
     shortcut: options.Shortcut = None,
     variant: Variant = None,
+    weights: options.Weights = None,
+    continued: options.From = None,
+    add_classes: options.AddClasses = False,
+    fit: options.Fit = None,
+    group: options.Group = None,
+    balance: options.Balance = None,
     iterations: options.Iterations = None,
     epochs: options.Epochs = None,
+    time: options.Time = None,
+    find_lr: options.FindRate = False,
     batch_size: options.BatchSize = None,
     image_size: options.ImageSize = None,
     lr: options.Rate = None,
@@ -63,7 +71,8 @@ def train(
     name, data_dir = _find_data(data, data_dir)
     named: dict[str, Any] = {"data": name, "shortcut": shortcut, "variant": variant, "seed": seed}
     named |= {"iterations": iterations, "validation": validation, "curve": curve, "batch_size": batch_size}
-    named |= {"precision": precision, "optimizer.learning_rate": lr}
+    named |= {"precision": precision, "optimizer.learning_rate": lr, "weights": weights}
+    named |= {"fit": fit, "balance": balance}
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     changes |= parse_overrides(override or [])
     room = options.parse_size(cache) if cache else 0

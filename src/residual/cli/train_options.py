@@ -44,6 +44,35 @@ Cache = Annotated[
 BadImage = Annotated[
     Literal["stop", "skip"], typer.Option(help="At a photograph that cannot be decoded: stop, or skip it.")
 ]
+Weights = Annotated[
+    str | None,
+    typer.Option(help="Where to begin: auto, none, a file, a run, a model folder or hf-hub:USER/NAME."),
+]
+From = Annotated[
+    Path | None, typer.Option("--from", help="Go on from this finished run, with more images or classes.")
+]
+AddClasses = Annotated[
+    bool, typer.Option("--add-classes", help="With --from: the images may have classes that are new.")
+]
+Fit = Annotated[
+    str | None,
+    typer.Option(help="How a photograph that is not square becomes one: crop (default), pad or squish."),
+]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        help="Keep images of one person, plant or video on one side of the split: a regular expression for "
+        "paths, whose first group tells them apart, or a column of the CSV file."
+    ),
+]
+Balance = Annotated[
+    str | None,
+    typer.Option(help="Few images of a class count more: weights (in the loss) or sampler (drawn more)."),
+]
+Time = Annotated[str | None, typer.Option(help="Fit the schedule to this time, such as 30m or 2h.")]
+FindRate = Annotated[
+    bool, typer.Option("--find-lr", help="Try rising learning rates first, and train with the one found.")
+]
 Curve = Annotated[str | None, typer.Option(help="'test' draws the test error too, as Figure 6 does.")]
 Seeds = Annotated[
     int | None, typer.Option(min=1, help="Train with seeds 0 to N-1, each in a folder in --output.")

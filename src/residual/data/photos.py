@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from .decode import decode
+from .findings import Findings
 from .region import Choose, whole
 from .scan import Paths
 
@@ -22,6 +23,7 @@ class Photos:
     """Image files below `root`, by their paths relative to it, with labels [N] as int64.
 
     `fingerprint` is the SHA-256 of paths, sizes and labels, so that it tells other images from these.
+    `groups` [N] numbers what must stay on one side of a split, such as near-duplicates; None: nothing must.
     """
 
     root: Path
@@ -30,6 +32,7 @@ class Photos:
     class_names: tuple[str, ...]
     on_bad_image: OnBadImage = "stop"
     fingerprint: str = ""
+    groups: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,7 +54,8 @@ class Photos:
         files = Paths.of(self.files[index] for index in indices.tolist())
         chosen = indices.to(torch.int64).contiguous().numpy().tobytes()
         fingerprint = hashlib.sha256(self.fingerprint.encode() + chosen).hexdigest()
-        return replace(self, files=files, labels=self.labels[indices], fingerprint=fingerprint)
+        groups = None if self.groups is None else self.groups[indices]
+        return replace(self, files=files, labels=self.labels[indices], fingerprint=fingerprint, groups=groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +70,7 @@ class PhotoDataset:
     test: Photos
     class_names: tuple[str, ...]
     changed: str | None = None
+    findings: Findings = Findings()  # noqa: RUF009, a frozen value
 
     @property
     def fingerprint(self) -> str:

@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import DataError
+from ..recipes.schema import Fit
 from .dataset import Split
 from .normalization import Normalization
 from .photos import Photos
 from .region import Region, whole
 
-Fit = Literal["crop", "pad", "squish"]
 Interpolation = Literal["bilinear", "bicubic"]
 MAX_SIDE = 4096  # pixels
 MAX_GROWTH = 64  # of the pixels that a resized image may have before its crop, to those that remain

@@ -22,6 +22,7 @@ from .section import CountOrShare, Flag, Fraction, Number, Numbers, OptionalText
 FORMAT = 2  # of recipe files; 1 had no number, and called the validation set a hold-out
 MAX_FILE = 2**20  # bytes; a recipe takes about one thousand
 DATASETS = ("cifar10", "cifar100", "digits")
+Fit = Literal["crop", "pad", "squish"]
 FOLDER = "folder"  # the data of a run on photographs in a folder, or in a CSV file
 
 
@@ -37,6 +38,10 @@ class Optimizer(Section):
     muon: Number = Field(
         0.0, ge=0, le=0.5, description="Muon's step size for convolutions, a rotation in radians; 0: SGD"
     )
+    body_rate: Number = Field(
+        1.0, gt=0, le=1, description="learning rate of all but the last layer, relative"
+    )
+    frozen: Whole = Field(0, ge=0, description="steps at the start that train the last layer alone")
 
 
 class Schedule(Section):
@@ -87,16 +92,21 @@ class Recipe(Section):
     network: Text = "resnet20"
     shortcut: OptionalText = None
     variant: OptionalText = Field(None, description="v1 or v1.5, of ImageNet's bottleneck networks")
+    weights: OptionalText = Field(None, description="a file, a run, a model folder or hf-hub:USER/NAME")
     data: Literal["cifar10", "cifar100", "digits", "folder"] = "cifar10"
     image_size: Whole = Field(0, ge=0, le=4096, description="pixels of a crop; 0: images in memory have one")
     test_size: Whole = Field(0, ge=0, le=4096, description="pixels of a test crop; 0: image_size")
     test_resize: Whole = Field(0, ge=0, le=4096, description="shorter side before it; 0: 256/224 of it")
+    fit: Fit = Field("crop", description="how a photograph that is not square becomes one")
     normalization: Literal["measured", "imagenet"] = "measured"
     seed: Whole = Field(0, ge=0, lt=2**31)
     iterations: Whole = Field(64_000, ge=1)
     stop_after: Whole = Field(0, ge=0)
     batch_size: Whole = Field(128, ge=1)
     validation: CountOrShare = Field(0, description="training images set apart; below 1: their share")
+    early_stop: Whole = Field(0, ge=0, description="evaluations without a lower validation error; 0: never")
+    time: Number = Field(0.0, ge=0, description="seconds that the schedule is fitted to; 0: iterations count")
+    balance: Literal["none", "weights", "sampler"] = "none"
     curve: Literal["none", "test"] = "none"
     log_every: Whole = Field(100, ge=1)
     evaluate_every: Whole = Field(400, ge=1)

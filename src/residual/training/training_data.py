@@ -81,6 +81,8 @@ def check_recipe(recipe: Recipe, dataset: Dataset | PhotoDataset) -> tuple[int, 
     Raises:
         UsageError: the recipe is for the other kind of images, has keys for it, or does not fit their size.
     """
+    if recipe.early_stop and not recipe.validation:
+        raise UsageError("early_stop needs a validation set: set --validation")
     in_memory, for_memory = isinstance(dataset, Dataset), isinstance(recipe.augment, PadCrop)
     if in_memory and (not for_memory or recipe.data == FOLDER):
         raise UsageError(
@@ -108,7 +110,7 @@ def check_recipe(recipe: Recipe, dataset: Dataset | PhotoDataset) -> tuple[int, 
 def _refuse_keys_of_photographs(recipe: Recipe) -> None:
     """Refuse what would do nothing: images in memory keep their size, and their mean is measured."""
     own, usual = recipe.flat(), Recipe().flat()
-    for key in ("image_size", "test_size", "test_resize", "normalization"):
+    for key in ("image_size", "test_size", "test_resize", "normalization", "fit", "balance"):
         if own[key] != usual[key]:
             raise UsageError(f"{key} is for photographs in a folder, not for images in memory: leave it out")
 

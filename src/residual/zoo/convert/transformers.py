@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...data.normalization import IMAGENET_MEAN, IMAGENET_STD
-from ...data.preprocessing import Fit, Preprocessing
+from ...data.preprocessing import Preprocessing
 from ...errors import CheckpointError
+from ...recipes.schema import Fit
 from .source import Converted, WeightsFile, channels, imagenet_preprocessing
 
 NAME = "Hugging Face transformers"
