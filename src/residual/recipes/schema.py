@@ -162,8 +162,11 @@ class Recipe(Section):
     def evaluation_period(self) -> int:
         """Steps between two evaluations: `evaluate_every`, or fewer (at least 50) so that there are 30.
 
-        Where they decide on the learning rate, `stop_after` does not change them.
+        Where they decide on the learning rate, `stop_after` does not change them. For a curve of photographs,
+        which take long to evaluate, five are enough.
         """
+        if self.data == FOLDER and not self.validation:
+            return min(self.evaluate_every, max(50, self.last_step // 5))
         steps = self.iterations if self.schedule.shape == "plateau" else self.last_step
         return min(self.evaluate_every, max(50, steps // 30))
 
