@@ -54,11 +54,11 @@ def difference(shallow: Sequence[Result], deep: Sequence[Result], measure: Measu
 
 
 def claim(plain: Difference, residual: Difference) -> str:
-    """Say whether the claim holds: the deeper plain network has the higher error, the residual one has not."""
+    """Say whether the claim holds: the deeper plain network has a higher error, the residual one has not."""
     if plain.finding == "lower" or residual.finding == "higher":
         return "does not hold"
     if plain.finding == "open":
         return "is open, since the plain networks differ within the margin"
-    return "holds" + (
-        "" if residual.finding == "lower" else "; the residual networks differ within the margin"
-    )
+    if residual.finding == "open":
+        return "holds; the residual networks differ within the margin"
+    return "holds"

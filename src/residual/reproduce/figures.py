@@ -68,7 +68,7 @@ def _families(panels: Sequence[Axes], results: Sequence[Result], name: str = "")
 
 
 def _highest(result: Result) -> float:
-    return max(error for points in result["curve"].values() for _, error in points)
+    return max(float(error) for points in result["curve"].values() for _, error in points)
 
 
 def _of(results: Sequence[Result], family: str) -> list[Result]:

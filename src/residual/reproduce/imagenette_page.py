@@ -35,9 +35,8 @@ def imagenette_page(results: Sequence[Result]) -> str:
         "Made by `residual reproduce pages` from `results/imagenette/*.json`, which are the runs of",
         "`residual reproduce imagenette --data-dir FOLDER`. The paper's claim, here on ten classes of",
         "ImageNet: of plain networks the deeper one has the higher error, in training too; of residual ones",
-        "it has not. On ImageNet the paper has, in percent, "
-        + ", ".join(f"{name} {error:.2f}" for name, error in PAPER_ERRORS.items()),
-        "(Table 2).",
+        "it has not. On ImageNet the errors in its Table 2 are, in percent:",
+        f"{', '.join(f'{name} {error:.2f}' for name, error in PAPER_ERRORS.items())}.",
         "",
         "All networks are trained from scratch by one recipe, `imagenette`, whose values were chosen with",
         "resnet18 on a tenth of the training images set apart ([log.md](log.md)). The test set is the",
@@ -109,7 +108,7 @@ def _shape(size: Sequence[int]) -> str:
         return "of different sizes, as published: the sides keep their ratio."
     shape = f"{size[0]}x{size[1]} pixels each"
     if size[0] == size[1]:
-        return f"squashed to {shape};\nthe published ones, on which others' figures rest, keep the ratio of their sides."
+        return f"squashed to {shape};\nthose of others' figures below keep the ratio of their sides."
     return f"{shape}."
 
 
@@ -169,9 +168,9 @@ def _claims(groups: Mapping[tuple[str, str, str], Group]) -> Iterable[str]:
     yield "|---|---|---|---|---|---|---|"
     yield from rows
     yield ""
-    yield "The margin is that of 95 % for the difference of two errors, each a share of its images; spread over"
-    yield "seeds is in it where there are several, and unknown where there is one. The test images are the same"
-    yield "for both networks, which makes the margin rather too wide."
+    yield "The margin is that of 95 % for the difference of two errors, each a share of its images. The"
+    yield "spread over seeds is in it where there are several, and unknown where there is one. Both networks"
+    yield "have the same test images, which makes the margin rather too wide."
     yield ""
 
 
@@ -198,9 +197,7 @@ def _beside(groups: Mapping[tuple[str, str, str], Group]) -> Iterable[str]:
                 runs = group[network]
                 error = statistics.mean(run["error"] for run in runs)
                 pixels = runs[0]["recipe_in_full"]["image_size"]
-                cells = (
-                    f"{100 - error:.2f} | {error:.2f} | `{recipe}`, {len(runs)} seed{'s'[: len(runs) - 1]}"
-                )
+                cells = f"{100 - error:.2f} | {error:.2f} | this project's `{recipe}`"
                 yield f"| {network} | {_epochs(runs[0])} | {pixels} | {cells} |"
     for name, epochs, pixels, accuracy, source in PUBLISHED:
         yield f"| {name} | {epochs} | {pixels} | {accuracy:g} | {100 - accuracy:.2f} | {source} |"

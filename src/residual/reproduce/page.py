@@ -161,8 +161,9 @@ def _runs(results: Sequence[Result]) -> Iterable[str]:
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for run in results:
         yield (
-            f"| {run['network']} | {run['recipe']} | {run['seed']} | {steps_taken(run)} | {run['error']:.2f} | "
-            f"{run['training_error']:.2f} | {_seconds([run])} | {run['images_per_second']:,.0f} | "
+            f"| {run['network']} | {run['recipe']} | {run['seed']} | {steps_taken(run)} | "
+            f"{run['error']:.2f} | {run['training_error']:.2f} | {_seconds([run])} | "
+            f"{run['images_per_second']:,.0f} | "
             f"{short_name(run['hardware'])} | {short_commit(run['commit'])} |"
         )
     if any(run.get("disturbed") for run in results):
