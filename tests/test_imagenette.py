@@ -127,16 +127,15 @@ def test_a_stopped_run_is_resumed_and_leaves_a_result_of_its_images(
 
 
 @pytest.mark.slow
-def test_all_networks_are_trained_in_processes_of_their_own_within_a_budget(folder, tmp_path, cli):
-    code, out, err = cli(*command(folder, tmp_path, "--budget", "0s"))
+def test_networks_are_trained_in_processes_of_their_own_within_a_budget(folder, tmp_path, cli):
+    options = ("--models", "plain18,resnet18", "--jobs", "2")
+    code, out, err = cli(*command(folder, tmp_path, *options, "--budget", "0s"))
     assert (code, err) == (0, "")
-    assert out.endswith("4 runs are left; the next call resumes them\n")
-    code, out, err = cli(*command(folder, tmp_path, "--jobs", "2", "--budget", "1h"))
+    assert out.endswith("2 runs are left; the next call resumes them\n")
+    code, out, err = cli(*command(folder, tmp_path, *options, "--budget", "1h"))
     assert (code, err) == (0, "")
     files = sorted((tmp_path / "results" / "imagenette").iterdir())
-    assert [json.loads(path.read_text())["network"] for path in files] == list(IMAGENETTE)
-    write_pages(tmp_path / "results", tmp_path / "docs")
-    assert (tmp_path / "docs" / "imagenette.png").stat().st_size > 10_000
+    assert [json.loads(path.read_text())["network"] for path in files] == ["plain18", "resnet18"]
 
 
 def test_the_size_of_images_is_told_only_where_they_share_it(folder, tmp_path):
