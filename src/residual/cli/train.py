@@ -7,20 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..data.names import is_folder
 from ..errors import UsageError
-from ..models.names import for_small_images, parse_name
 from ..recipes.catalog import get_recipe
-from ..recipes.schema import DATASETS, FOLDER, Recipe, parse_overrides
+from ..recipes.schema import DATASETS, Recipe, parse_overrides
 from ..training.run_folder import Run
 from . import train_options as options
 from .models import Variant
-from .output import DataDir, Device, Json, Override, print_json, print_line, print_note, program
+from .output import DataDir, Device, Json, Override, print_json, print_line, program
+from .train_choice import choose, find_data, scale_to_epochs
 
 if TYPE_CHECKING:
     from ..training.experiment import Result
-
-DEFAULT_RECIPES = {"cifar10": "paper", "cifar100": "paper", "digits": "demo", FOLDER: "imagenet-paper"}
 
 
 def add_to(program: typer.Typer) -> None:
@@ -68,7 +65,7 @@ def train(
     if verbose:
         logging.captureWarnings(False)
         logging.basicConfig(level=logging.INFO)
-    name, data_dir = _find_data(data, data_dir)
+    name, data_dir = find_data(data, data_dir)
     named: dict[str, Any] = {"data": name, "shortcut": shortcut, "variant": variant, "seed": seed}
     named |= {"iterations": iterations, "validation": validation, "curve": curve, "batch_size": batch_size}
     named |= {"precision": precision, "optimizer.learning_rate": lr, "weights": weights}
@@ -86,9 +83,9 @@ def train(
     elif model is None:
         raise UsageError("which network? For example: residual train resnet20; 'residual models' lists them")
     else:
-        chosen = _choose(model, recipe, name, changes, image_size)
+        chosen = choose(model, recipe, name, changes, image_size)
         if epochs is not None:
-            chosen = _scale_to_epochs(chosen, epochs, iterations, data_dir)
+            chosen = scale_to_epochs(chosen, epochs, iterations, data_dir)
         if seeds:
             results = _train_seeds(chosen, seeds, jobs or 1, output, as_json, reading=reading, **where)
         else:
@@ -97,39 +94,6 @@ def train(
         print_json([result.figures for result in results] if seeds else results[0].figures)
     elif not seeds:
         _print_result(results[0], data, data_dir)
-
-
-def _find_data(data: str | None, data_dir: Path | None) -> tuple[str | None, Path | None]:
-    """Return what `--data` names, a known data set or photographs, and where its files are."""
-    if data is None or data in DATASETS:
-        return data, data_dir
-    if not is_folder(data):
-        raise UsageError(
-            f"unknown data set '{data}': take {', '.join(DATASETS)}, or a folder or CSV file that exists"
-        )
-    if data_dir is not None:
-        raise UsageError("--data FOLDER says where the photographs are: leave --data-dir out")
-    return FOLDER, Path(data)
-
-
-def _choose(
-    model: str, recipe: str | None, data: str | None, changes: dict[str, Any], image_size: int | None
-) -> Recipe:
-    """Return the recipe that is asked for, else the usual one of the data, with all changes."""
-    parse_name(model)
-    chosen = get_recipe(recipe or DEFAULT_RECIPES.get(data or "", "paper"), model)
-    if image_size is not None:
-        chosen = chosen.replace(_in_proportion(chosen, image_size))
-    chosen = chosen.replace(changes)
-    _note_on_size(chosen)
-    return chosen
-
-
-def _in_proportion(recipe: Recipe, image_size: int) -> dict[str, int]:
-    """Return a crop's size with the sizes of test crops, which keep their ratio to it."""
-    sizes = {"test_size": recipe.test_size, "test_resize": recipe.test_resize}
-    scale = image_size / (recipe.image_size or image_size)
-    return {"image_size": image_size, **{key: round(size * scale) for key, size in sizes.items()}}
 
 
 def _refuse_with_resume(
@@ -147,39 +111,6 @@ def _train(recipe: Recipe, output: Path | None, **where: Any) -> "Result":
     from ..training import experiment
 
     return experiment.train(recipe, output=output, **where)
-
-
-def _note_on_size(recipe: Recipe) -> None:
-    """Say that an ImageNet network, perhaps named for its depth, is made for larger images."""
-    if parse_name(recipe.network).imagenet and recipe.data in DATASETS:
-        others = " and ".join(for_small_images(recipe.network))
-        print_note(
-            f"{recipe.network} is the network for ImageNet, and leaves 1x1 of the 32x32 pixels of "
-            f"{recipe.data}; networks for such images are {others}"
-        )
-
-
-def _scale_to_epochs(recipe: Recipe, epochs: float, iterations: int | None, data_dir: Path | None) -> Recipe:
-    """Give the schedule the steps that so many passes over the training images take."""
-    if iterations is not None:
-        raise UsageError("--epochs and --iterations both set the length of the schedule: give one of them")
-    if not 0 < epochs < float("inf"):
-        raise UsageError(f"--epochs must be above 0, not {epochs}")
-    if recipe.data == FOLDER:
-        from ..data.folder import load_folder
-
-        if data_dir is None:
-            raise UsageError("--epochs needs the number of images: say where they are with --data FOLDER")
-        dataset = load_folder(data_dir)
-        if dataset.changed:  # said here, for the next reading finds no change
-            print_note(dataset.changed)
-        images = len(dataset.train)
-    else:
-        from ..data.load import load_dataset
-
-        images = len(load_dataset(recipe.data, data_dir).train)
-    images -= recipe.validation_images(images)
-    return recipe.replace({"iterations": max(1, round(epochs * images / recipe.batch_size))})
 
 
 def _train_seeds(
