@@ -1,4 +1,4 @@
-"""Which recipe `residual train` trains by: the one asked for or the usual one of the data, with all changes."""
+"""Which recipe `residual train` trains by: the one asked for or the data's usual one, with all changes."""
 
 from pathlib import Path
 from typing import Any

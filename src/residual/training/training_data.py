@@ -115,20 +115,27 @@ def _refuse_keys_of_photographs(recipe: Recipe) -> None:
             raise UsageError(f"{key} is for photographs in a folder, not for images in memory: leave it out")
 
 
-def in_memory(recipe: Recipe, dataset: Dataset, device: torch.device) -> TrainingData:
-    """Put images in memory on the device, and measure their mean and standard deviation."""
+def in_memory(
+    recipe: Recipe, dataset: Dataset, device: torch.device, given: Normalization | None = None
+) -> TrainingData:
+    """Put images in memory on the device; unless a normalization is given, measure it on them."""
     augment = recipe.augment
     assert isinstance(augment, PadCrop)
     part, validation, digest = _set_apart(recipe, dataset.train)
-    preprocessing = Preprocessing.measure(part)
+    preprocessing = Preprocessing(dataset.image_size, given) if given else Preprocessing.measure(part)
     batches = TrainBatches(part.to(device), preprocessing.to(device), recipe.batch_size, augment, recipe.seed)
     return TrainingData(dataset, batches, preprocessing, validation, {"validation_sha256": digest})
 
 
 def photographs(
-    recipe: Recipe, dataset: PhotoDataset, device: torch.device, reading: Reading, reporter: Reporter
+    recipe: Recipe,
+    dataset: PhotoDataset,
+    device: torch.device,
+    reading: Reading,
+    reporter: Reporter,
+    given: Normalization | None = None,
 ) -> TrainingData:
-    """Make batches of photographs in files.
+    """Make batches of photographs in files; a normalization that is given takes the place of the recipe's.
 
     Raises:
         DataError: an image is bad, or the cache has no room.
@@ -142,7 +149,7 @@ def photographs(
         with reporter.working("decoding once", len(photos)) as progress:
             photos = keep_decoded(photos, side, reading.cache, workers=workers, progress=progress)
     photos, validation, digest = _set_apart(recipe, photos)
-    normalization = _normalization(recipe, photos, workers, reporter)
+    normalization = given or _normalization(recipe, photos, workers, reporter)
     preprocessing = _preprocessing(recipe, normalization)
     batches = PhotoBatches(
         photos,
