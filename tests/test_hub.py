@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save
 
 import residual
+from conftest import use_hub
 from residual.errors import CheckpointError, UsageError
 from residual.models.build import build_model
 from residual.zoo import hub
@@ -108,20 +109,13 @@ def stand_in(monkeypatch, tmp_path, state) -> Iterator[Hub]:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     served = Hub(files)
     with serving(served) as endpoint:
-        connect(monkeypatch, endpoint)
+        use_hub(monkeypatch, endpoint)
         yield served
-
-
-def connect(monkeypatch, endpoint: str) -> None:
-    """Do what the environment variable HF_ENDPOINT does, which is read once, at the library's import."""
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + template)
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
 
 
 def away(monkeypatch) -> None:
     """Nothing answers any more."""
-    connect(monkeypatch, "http://127.0.0.1:1")
+    use_hub(monkeypatch, "http://127.0.0.1:1")
 
 
 def test_a_model_of_timm(stand_in, state, monkeypatch):

@@ -2,6 +2,7 @@
 
 import logging
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ from ..training.run_folder import Run
 from . import train_options as options
 from .models import Variant
 from .output import DataDir, Device, Json, Override, print_json, print_line, program
-from .train_choice import choose, find_data, scale_to_epochs
+from .train_choice import Wanted, choose, find_data
 
 if TYPE_CHECKING:
     from ..training.experiment import Result
@@ -77,19 +78,21 @@ def train(
     where = {"data_dir": data_dir, "device": device}
     if jobs is not None and seeds is None:
         raise UsageError("--jobs goes with --seeds: it says how many of the seeds' runs train at once")
+    if add_classes and continued is None:
+        raise UsageError("--add-classes goes with --from RUN, whose classes the new ones are added to")
     if resume is not None:
-        _refuse_with_resume(output, epochs, image_size, cache, on_bad_image)
+        _refuse_with_resume(output, epochs, image_size, cache, on_bad_image, continued)
         results = [_resume(resume, model, recipe, changes, workers=workers, **where)]
-    elif model is None:
-        raise UsageError("which network? For example: residual train resnet20; 'residual models' lists them")
     else:
-        chosen = choose(model, recipe, name, changes, image_size)
-        if epochs is not None:
-            chosen = scale_to_epochs(chosen, epochs, iterations, data_dir)
+        if continued is not None and seeds:
+            raise UsageError("--from goes on from one run: leave --seeds out")
+        wanted = Wanted(model, recipe, name, data_dir, changes, image_size, epochs, continued)
+        chosen = choose(wanted)
         if seeds:
             results = _train_seeds(chosen, seeds, jobs or 1, output, as_json, reading=reading, **where)
         else:
-            results = [_train(chosen, output, **where, **reading)]
+            more = {"continued": continued, "add_classes": add_classes}
+            results = [_train(chosen, output, **more, **where, **reading)]
     if as_json:
         print_json([result.figures for result in results] if seeds else results[0].figures)
     elif not seeds:
@@ -97,10 +100,16 @@ def train(
 
 
 def _refuse_with_resume(
-    output: Path | None, epochs: float | None, image_size: int | None, cache: str | None, bad_image: str
+    output: Path | None,
+    epochs: float | None,
+    image_size: int | None,
+    cache: str | None,
+    bad_image: str,
+    continued: Path | None,
 ) -> None:
     """Refuse what a resumed run keeps."""
     given = {"--output": output, "--epochs": epochs, "--image-size": image_size, "--cache": cache}
+    given["--from"] = continued
     given["--on-bad-image"] = None if bad_image == "stop" else bad_image
     for option, value in given.items():
         if value is not None:
@@ -173,6 +182,8 @@ def _print_result(result: "Result", data: str | None, data_dir: Path | None) -> 
             f"best validation error {best['error']:.2f} % at step {best['step']:,}, "
             f"where the test error was {best['test_error']:.2f} %"
         )
+    if figures.get("continued"):
+        _print_change(figures["continued"])
     if figures.get("skipped"):
         print_line(f"skipped {len(figures['skipped'])} images that cannot be decoded: see result.json")
     print_line(f"run     {result.path}")
@@ -183,3 +194,15 @@ def _print_result(result: "Result", data: str | None, data_dir: Path | None) -> 
     print_line(f"  {program()} plot {result.path}")
     if figures["data"] == "digits":
         print_line(f"  {program()} train resnet20 --data-dir FOLDER_WITH_CIFAR10    (the paper's experiment)")
+
+
+def _print_change(figures: Mapping[str, Any]) -> None:
+    """Print how the error on the classes of the run that this one goes on from has changed."""
+    before, after = (
+        f"{found['error']:.2f} % [{found['error_interval'][0]:.2f}, {found['error_interval'][1]:.2f}]"
+        for found in (figures["before"], figures["after"])
+    )
+    print_line(
+        f"the {figures['classes']} former classes: test error {before} -> {after} on "
+        f"{figures['after']['images']:,} images"
+    )
