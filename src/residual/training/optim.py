@@ -14,11 +14,12 @@ from .muon import Muon
 def make_optimizer(network: nn.Module, settings: Optimizer) -> torch.optim.SGD:
     """Make SGD with momentum, or Muon; weight decay acts on all parameters by default (section 4.2).
 
-    Where the body has a rate of its own, its groups have it as "scale", relative to the last layer's.
+    Where the body is treated apart, its groups have "scale", its rate relative to the last layer's: in one
+    group, fused SGD has a momentum of all parameters or of none.
     """
     parameters = list(network.parameters())
     groups = _groups(parameters, settings)
-    if settings.body_rate != 1:
+    if settings.body_rate != 1 or settings.frozen:
         body = body_parameters(network)
         known = set(map(id, body))
         groups = _groups([p for p in parameters if id(p) not in known], settings)

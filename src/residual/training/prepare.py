@@ -127,11 +127,11 @@ def prepare(
             start = start_from_weights(network, source, dataset.class_names)
     else:
         _refuse_keys_of_our_networks(recipe)
-    normalization = start.normalization if start else None
     if isinstance(dataset, PhotoDataset):
-        data = photographs(recipe, dataset, where, reading, reporter, normalization)
+        given = start.normalization if start else None
+        data = photographs(recipe, dataset, where, reading, reporter, given)
     else:
-        data = in_memory(recipe, dataset, where, normalization)
+        data = in_memory(recipe, dataset, where)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     network.to(where, memory_format=layout)  # type: ignore[call-overload]
     if own is not None:

@@ -110,19 +110,17 @@ def check_recipe(recipe: Recipe, dataset: Dataset | PhotoDataset) -> tuple[int, 
 def _refuse_keys_of_photographs(recipe: Recipe) -> None:
     """Refuse what would do nothing: images in memory keep their size, and their mean is measured."""
     own, usual = recipe.flat(), Recipe().flat()
-    for key in ("image_size", "test_size", "test_resize", "normalization", "fit", "balance"):
+    for key in ("image_size", "test_size", "test_resize", "normalization", "fit", "balance", "weights"):
         if own[key] != usual[key]:
             raise UsageError(f"{key} is for photographs in a folder, not for images in memory: leave it out")
 
 
-def in_memory(
-    recipe: Recipe, dataset: Dataset, device: torch.device, given: Normalization | None = None
-) -> TrainingData:
-    """Put images in memory on the device; unless a normalization is given, measure it on them."""
+def in_memory(recipe: Recipe, dataset: Dataset, device: torch.device) -> TrainingData:
+    """Put images in memory on the device, and measure their mean and standard deviation."""
     augment = recipe.augment
     assert isinstance(augment, PadCrop)
     part, validation, digest = _set_apart(recipe, dataset.train)
-    preprocessing = Preprocessing(dataset.image_size, given) if given else Preprocessing.measure(part)
+    preprocessing = Preprocessing.measure(part)
     batches = TrainBatches(part.to(device), preprocessing.to(device), recipe.batch_size, augment, recipe.seed)
     return TrainingData(dataset, batches, preprocessing, validation, {"validation_sha256": digest})
 
