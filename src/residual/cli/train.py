@@ -76,18 +76,12 @@ def train(
     room = options.parse_size(cache) if cache else 0
     reading = {"workers": workers, "cache": room, "on_bad_image": on_bad_image}
     where = {"data_dir": data_dir, "device": device}
-    if jobs is not None and seeds is None:
-        raise UsageError("--jobs goes with --seeds: it says how many of the seeds' runs train at once")
-    if add_classes and continued is None:
-        raise UsageError("--add-classes goes with --from RUN, whose classes the new ones are added to")
+    _refuse_combinations(seeds, jobs, continued, add_classes)
     if resume is not None:
         _refuse_with_resume(output, epochs, image_size, cache, on_bad_image, continued)
         results = [_resume(resume, model, recipe, changes, workers=workers, **where)]
     else:
-        if continued is not None and seeds:
-            raise UsageError("--from goes on from one run: leave --seeds out")
-        wanted = Wanted(model, recipe, name, data_dir, changes, image_size, epochs, continued)
-        chosen = choose(wanted)
+        chosen = choose(Wanted(model, recipe, name, data_dir, changes, image_size, epochs, continued))
         if seeds:
             results = _train_seeds(chosen, seeds, jobs or 1, output, as_json, reading=reading, **where)
         else:
@@ -97,6 +91,18 @@ def train(
         print_json([result.figures for result in results] if seeds else results[0].figures)
     elif not seeds:
         _print_result(results[0], data, data_dir)
+
+
+def _refuse_combinations(
+    seeds: int | None, jobs: int | None, continued: Path | None, add_classes: bool
+) -> None:
+    """Refuse options that need another one, or exclude each other."""
+    if jobs is not None and seeds is None:
+        raise UsageError("--jobs goes with --seeds: it says how many of the seeds' runs train at once")
+    if continued is not None and seeds:
+        raise UsageError("--from goes on from one run: leave --seeds out")
+    if add_classes and continued is None:
+        raise UsageError("--add-classes goes with --from RUN, whose classes the new ones are added to")
 
 
 def _refuse_with_resume(

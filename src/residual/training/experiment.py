@@ -79,9 +79,8 @@ def train(
             same whatever the number.
         cache: keep photographs decoded on the disk in at most this many bytes; 0: do not.
         on_bad_image: "stop" at a photograph that cannot be decoded, or "skip" it: another takes its place.
-        continued: a finished run on photographs to go on from, see `continued_recipe`: its weights take the
-            place of the recipe's, and the result says how the error of its classes changed.
-        add_classes: with `continued`: the images may have classes that are new.
+        continued: a finished run on photographs to go on from with its weights, see `continued_recipe`; the
+            result says how the error of its classes changed. With `add_classes`, there may be new ones.
         quiet: show no progress.
         reporter: shows progress in place of the default one.
 
@@ -97,18 +96,12 @@ def train(
     own = _as_dataset(dataset, test)
     with reporter:
         recipe = _with_weights(recipe, continued, reporter)
-        prepared = prepare(
-            recipe,
-            data_dir=data_dir,
-            device=device,
-            dataset=own,
-            network=network,
-            reading=Reading(workers, cache, on_bad_image),
-            add_classes=add_classes if continued is not None else None,
-            reporter=reporter,
-        )
-        if continued is not None:
-            prepared = replace(prepared, continued=_measure_former(prepared, reporter))
+        what: dict[str, Any] = {"data_dir": data_dir, "device": device, "dataset": own, "network": network}
+        how = {"reading": Reading(workers, cache, on_bad_image), "reporter": reporter}
+        if continued is None:
+            prepared = prepare(recipe, **what, **how)
+        else:
+            prepared = _measure_former(prepare(recipe, **what, **how, add_classes=add_classes), reporter)
     run = Run.create(None if output is None else Path(output), recipe, prepared.facts(data_dir))
     with run.locked():
         return _run(run, prepared, reporter)
@@ -181,13 +174,14 @@ def _with_weights(recipe: Recipe, continued: str | Path | None, reporter: Report
     return recipe.replace({"weights": weights})
 
 
-def _measure_former(prepared: Prepared, reporter: Reporter) -> Continued:
+def _measure_former(prepared: Prepared, reporter: Reporter) -> Prepared:
     """Evaluate the model of the run to go on from, on the test images of its classes."""
     test = prepared.data.dataset.test
     if not isinstance(test, Photos) or prepared.source is None:
         raise UsageError("to go on from a run needs photographs in a folder, and a network of this package")
     with reporter.working("the former model, images", len(test)) as progress:
-        return Continued.measure(prepared.source, test, prepared.device, prepared.data.workers, progress)
+        how = (prepared.device, prepared.data.workers, progress)
+        return replace(prepared, continued=Continued.measure(prepared.source, test, *how))
 
 
 def _as_dataset(dataset: Any, test: Any) -> Dataset | PhotoDataset | None:
