@@ -97,11 +97,10 @@ def train(
     with reporter:
         recipe = _with_weights(recipe, continued, reporter)
         what: dict[str, Any] = {"data_dir": data_dir, "device": device, "dataset": own, "network": network}
-        how = {"reading": Reading(workers, cache, on_bad_image), "reporter": reporter}
-        if continued is None:
-            prepared = prepare(recipe, **what, **how)
-        else:
-            prepared = _measure_former(prepare(recipe, **what, **how, add_classes=add_classes), reporter)
+        what |= {"reading": Reading(workers, cache, on_bad_image), "reporter": reporter}
+        prepared = prepare(recipe, **what, add_classes=None if continued is None else add_classes)
+        if continued is not None:
+            prepared = _measure_former(prepared, reporter)
     run = Run.create(None if output is None else Path(output), recipe, prepared.facts(data_dir))
     with run.locked():
         return _run(run, prepared, reporter)
@@ -181,7 +180,7 @@ def _measure_former(prepared: Prepared, reporter: Reporter) -> Prepared:
         raise UsageError("to go on from a run needs photographs in a folder, and a network of this package")
     with reporter.working("the former model, images", len(test)) as progress:
         how = (prepared.device, prepared.data.workers, progress)
-        return replace(prepared, continued=Continued.measure(prepared.source, test, *how))
+        return replace(prepared, source=None, continued=Continued.measure(prepared.source, test, *how))
 
 
 def _as_dataset(dataset: Any, test: Any) -> Dataset | PhotoDataset | None:

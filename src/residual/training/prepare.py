@@ -43,7 +43,7 @@ class Prepared:
     precision: str  # resolved: never "auto"
     denormals_flushed: bool
     start: Start | None  # what was taken over with the weights that the recipe names
-    source: Network | None  # the network that had these weights; None after a resume
+    source: Network | None  # the network that had these weights, until it is needed no more
     continued: Continued | None = None  # what a run that goes on from another compares itself with
 
     def evaluate(
