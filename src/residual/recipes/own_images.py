@@ -119,9 +119,7 @@ def fit_to_images(
     if recipe.optimizer.frozen and "optimizer.frozen" not in given:
         iterations = changes.get("iterations", recipe.iterations)
         changes["optimizer.frozen"] = max(1, min(round(per_epoch), iterations // 4))
-        reasons.append(
-            f"the first {changes['optimizer.frozen']:,} steps train the last layer alone, since it is new"
-        )
+        reasons.append(f"the first {changes['optimizer.frozen']:,} steps train the last layer alone")
     return recipe.replace(changes), tuple(reasons)
 
 

@@ -94,7 +94,7 @@ def check_recipe(recipe: Recipe, dataset: Dataset | PhotoDataset) -> tuple[int, 
     if not in_memory and (for_memory or not recipe.image_size):
         raise UsageError(
             f"the recipe {recipe.name} is for small images in memory: for photographs take another, such as "
-            "imagenet-paper, or set image_size and augment.kind"
+            "scratch, or set image_size and augment.kind"
         )
     size = dataset.image_size if isinstance(dataset, Dataset) else (recipe.image_size, recipe.image_size)
     test_size = recipe.test_size or recipe.image_size
