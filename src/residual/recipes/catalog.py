@@ -7,6 +7,7 @@ from ..errors import UsageError
 from .cifar import best, demo, fast, paper
 from .imagenet import imagenet_epochs, imagenet_modern, imagenet_paper
 from .imagenette import imagenette
+from .own_images import finetune, scratch
 from .schema import Recipe, load_recipe
 
 RECIPES: dict[str, Callable[[str], Recipe]] = {
@@ -18,6 +19,8 @@ RECIPES: dict[str, Callable[[str], Recipe]] = {
     "imagenet-epochs": imagenet_epochs,
     "imagenet-modern": imagenet_modern,
     "imagenette": imagenette,
+    "finetune": finetune,
+    "scratch": scratch,
 }
 CIFAR_RECIPES = ("paper", "fast", "best")  # whose figures stand beside the paper's
 

@@ -25,6 +25,7 @@ class Evaluated:
     trained: Trained
     test: Evaluation
     validation_best: dict[str, float] | None
+    continued: dict[str, Any] | None  # the change for the classes of the run that this one goes on from
 
 
 def evaluate_trained(prepared: Prepared, trained: Trained, reporter: Reporter) -> Evaluated:
@@ -32,7 +33,9 @@ def evaluate_trained(prepared: Prepared, trained: Trained, reporter: Reporter) -
     test = prepared.data.dataset.test
     with reporter.working("test set", len(test)) as progress:
         found = prepared.evaluate(test, trained.network, progress)
-    return Evaluated(trained, found, _evaluate_best(prepared, trained, reporter))
+    former, names = prepared.continued, prepared.data.dataset.class_names
+    change = former.change(names, found) if former else None
+    return Evaluated(trained, found, _evaluate_best(prepared, trained, reporter), change)
 
 
 def _evaluate_best(prepared: Prepared, trained: Trained, reporter: Reporter) -> dict[str, float] | None:
@@ -124,4 +127,5 @@ def _figures(prepared: Prepared, evaluated: Evaluated) -> dict[str, Any]:
         "others_share": round(trained.cpu.others_share, 4),
         "disturbed": trained.cpu.others_share > DISTURBED,
         "warmup_end": trained.warmup_end,
+        **({"continued": evaluated.continued} if evaluated.continued else {}),
     }

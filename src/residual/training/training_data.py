@@ -94,7 +94,7 @@ def check_recipe(recipe: Recipe, dataset: Dataset | PhotoDataset) -> tuple[int, 
     if not in_memory and (for_memory or not recipe.image_size):
         raise UsageError(
             f"the recipe {recipe.name} is for small images in memory: for photographs take another, such as "
-            "imagenet-paper, or set image_size and augment.kind"
+            "scratch, or set image_size and augment.kind"
         )
     size = dataset.image_size if isinstance(dataset, Dataset) else (recipe.image_size, recipe.image_size)
     test_size = recipe.test_size or recipe.image_size
@@ -110,7 +110,7 @@ def check_recipe(recipe: Recipe, dataset: Dataset | PhotoDataset) -> tuple[int, 
 def _refuse_keys_of_photographs(recipe: Recipe) -> None:
     """Refuse what would do nothing: images in memory keep their size, and their mean is measured."""
     own, usual = recipe.flat(), Recipe().flat()
-    for key in ("image_size", "test_size", "test_resize", "normalization", "fit", "balance"):
+    for key in ("image_size", "test_size", "test_resize", "normalization", "fit", "balance", "weights"):
         if own[key] != usual[key]:
             raise UsageError(f"{key} is for photographs in a folder, not for images in memory: leave it out")
 
@@ -126,9 +126,14 @@ def in_memory(recipe: Recipe, dataset: Dataset, device: torch.device) -> Trainin
 
 
 def photographs(
-    recipe: Recipe, dataset: PhotoDataset, device: torch.device, reading: Reading, reporter: Reporter
+    recipe: Recipe,
+    dataset: PhotoDataset,
+    device: torch.device,
+    reading: Reading,
+    reporter: Reporter,
+    given: Normalization | None = None,
 ) -> TrainingData:
-    """Make batches of photographs in files.
+    """Make batches of photographs in files; a normalization that is given takes the place of the recipe's.
 
     Raises:
         DataError: an image is bad, or the cache has no room.
@@ -142,7 +147,7 @@ def photographs(
         with reporter.working("decoding once", len(photos)) as progress:
             photos = keep_decoded(photos, side, reading.cache, workers=workers, progress=progress)
     photos, validation, digest = _set_apart(recipe, photos)
-    normalization = _normalization(recipe, photos, workers, reporter)
+    normalization = given or _normalization(recipe, photos, workers, reporter)
     preprocessing = _preprocessing(recipe, normalization)
     batches = PhotoBatches(
         photos,
