@@ -280,7 +280,7 @@ def test_a_damaged_index_is_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(index, "index_folder", lambda: tmp_path / "kept")
     root = two_sets(tmp_path / "pets")
     load_folder(root)
-    (file,) = (tmp_path / "kept").iterdir()
+    (file,) = (file for file in (tmp_path / "kept").iterdir() if not file.name.endswith("-hashes.npz"))
     whole = file.read_bytes()
     for damage in (b"", whole[:100], whole[:-30], b"PK" + bytes(50), whole.replace(b"int64", b"int63")):
         file.write_bytes(damage)

@@ -76,19 +76,19 @@ def train(
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     changes |= parse_overrides(override or [])
     room = options.parse_size(cache) if cache else 0
-    reading = {"workers": workers, "cache": room, "on_bad_image": on_bad_image}
+    reading = {"workers": workers, "cache": room, "on_bad_image": on_bad_image, "group": group}
     where = {"data_dir": data_dir, "device": device}
     if jobs is not None and seeds is None:
         raise UsageError("--jobs goes with --seeds: it says how many of the seeds' runs train at once")
     if resume is not None:
-        _refuse_with_resume(output, epochs, image_size, cache, on_bad_image)
+        _refuse_with_resume(output, epochs, image_size, cache, on_bad_image, group)
         results = [_resume(resume, model, recipe, changes, workers=workers, **where)]
     elif model is None:
         raise UsageError("which network? For example: residual train resnet20; 'residual models' lists them")
     else:
         chosen = _choose(model, recipe, name, changes, image_size)
         if epochs is not None:
-            chosen = _scale_to_epochs(chosen, epochs, iterations, data_dir)
+            chosen = _scale_to_epochs(chosen, epochs, iterations, data_dir, group)
         if seeds:
             results = _train_seeds(chosen, seeds, jobs or 1, output, as_json, reading=reading, **where)
         else:
@@ -133,10 +133,16 @@ def _in_proportion(recipe: Recipe, image_size: int) -> dict[str, int]:
 
 
 def _refuse_with_resume(
-    output: Path | None, epochs: float | None, image_size: int | None, cache: str | None, bad_image: str
+    output: Path | None,
+    epochs: float | None,
+    image_size: int | None,
+    cache: str | None,
+    bad_image: str,
+    group: str | None,
 ) -> None:
     """Refuse what a resumed run keeps."""
     given = {"--output": output, "--epochs": epochs, "--image-size": image_size, "--cache": cache}
+    given["--group"] = group
     given["--on-bad-image"] = None if bad_image == "stop" else bad_image
     for option, value in given.items():
         if value is not None:
@@ -159,7 +165,9 @@ def _note_on_size(recipe: Recipe) -> None:
         )
 
 
-def _scale_to_epochs(recipe: Recipe, epochs: float, iterations: int | None, data_dir: Path | None) -> Recipe:
+def _scale_to_epochs(
+    recipe: Recipe, epochs: float, iterations: int | None, data_dir: Path | None, group: str | None
+) -> Recipe:
     """Give the schedule the steps that so many passes over the training images take."""
     if iterations is not None:
         raise UsageError("--epochs and --iterations both set the length of the schedule: give one of them")
@@ -170,7 +178,7 @@ def _scale_to_epochs(recipe: Recipe, epochs: float, iterations: int | None, data
 
         if data_dir is None:
             raise UsageError("--epochs needs the number of images: say where they are with --data FOLDER")
-        dataset = load_folder(data_dir)
+        dataset = load_folder(data_dir, group=group)
         if dataset.changed:  # said here, for the next reading finds no change
             print_note(dataset.changed)
         images = len(dataset.train)

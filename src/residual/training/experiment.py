@@ -54,6 +54,7 @@ def train(
     workers: int | None = None,
     cache: int = 0,
     on_bad_image: OnBadImage = "stop",
+    group: str | None = None,
     quiet: bool = False,
     reporter: Reporter | None = None,
 ) -> Result:
@@ -75,6 +76,7 @@ def train(
             same whatever the number.
         cache: keep photographs decoded on the disk in at most this many bytes; 0: do not.
         on_bad_image: "stop" at a photograph that cannot be decoded, or "skip" it: another takes its place.
+        group: which photographs stay on one side of a split, see `load_folder`.
         quiet: show no progress.
         reporter: shows progress in place of the default one.
 
@@ -95,7 +97,7 @@ def train(
             device=device,
             dataset=own,
             network=network,
-            reading=Reading(workers, cache, on_bad_image),
+            reading=Reading(workers, cache, on_bad_image, group),
             reporter=reporter,
         )
     run = Run.create(None if output is None else Path(output), recipe, prepared.facts(data_dir))

@@ -14,7 +14,7 @@ from ..data.loader import Batches, TrainBatches
 from ..data.normalization import IMAGENET_MEAN, IMAGENET_STD, Normalization
 from ..data.photo_augment import longest_side
 from ..data.photo_batches import PhotoBatches
-from ..data.photos import OnBadImage, PhotoDataset, Photos
+from ..data.photos import OnBadImage, PhotoDataset, Photos, split_photos
 from ..data.preprocessing import Preprocessing
 from ..data.workers import default_workers, map_in_workers
 from ..errors import RunError, UsageError
@@ -36,11 +36,13 @@ class Reading:
         workers: processes that decode; None: as many as suit the device.
         cache: bytes that decoded images may take on the disk; 0 keeps none.
         on_bad_image: "stop", or "skip" to train on another in its place.
+        group: which images belong together, see `load_folder`.
     """
 
     workers: int | None = None
     cache: int = 0
     on_bad_image: OnBadImage = "stop"
+    group: str | None = None
 
     def __post_init__(self) -> None:
         whole = type(self.cache) is int and (self.workers is None or type(self.workers) is int)
@@ -48,6 +50,8 @@ class Reading:
             raise UsageError(f"workers and cache must be whole numbers from 0: {self.workers}, {self.cache}")
         if self.on_bad_image not in get_args(OnBadImage):
             raise UsageError(f"on_bad_image must be stop or skip, not {self.on_bad_image!r:.80}")
+        if self.group is not None and not isinstance(self.group, str):
+            raise UsageError(f"group must be text, not {self.group!r:.80}")
 
     @classmethod
     def of_run(cls, recorded: Mapping[str, Any] | None, workers: int | None) -> "Reading":
@@ -166,7 +170,11 @@ def _set_apart(recipe: Recipe, images: Images) -> tuple[Images, Images | None, s
     """Return what remains to train on, the validation set if there is one, and its digest."""
     if not recipe.validation:
         return images, None, None
-    rest, held = split_validation(len(images), recipe.validation_images(len(images)))
+    count = recipe.validation_images(len(images))
+    if isinstance(images, Photos):
+        rest, held = split_photos(images, count)
+    else:
+        rest, held = split_validation(len(images), count)
     return images.take(rest), images.take(held), indices_sha256(held)
 
 
