@@ -244,6 +244,9 @@ def _print_result(result: "Result", data: str | None, data_dir: Path | None) -> 
         f"{figures['iterations']:,} iterations, {figures['seconds']:.0f} s of training "
         f"({figures['images_per_second']:.0f} images/s)"
     )
+    macro = figures.get("macro_error", figures["error"])  # early runs have none
+    if f"{macro:.2f}" != f"{figures['error']:.2f}":  # the classes differ in size
+        print_line(f"macro error {macro:.2f} %, the mean over the classes")
     if figures["validation_best"]:
         best = figures["validation_best"]
         print_line(

@@ -106,7 +106,7 @@ class DecodedPhotos(Photos):
             chosen.height,
             chosen.width,
         )
-        return torch.from_numpy(resize(self.store.image(number), region, interpolation))
+        return chosen.padded(torch.from_numpy(resize(self.store.image(number), region, interpolation)))
 
     def take(self, indices: Tensor) -> Self:
         """Return the images with these indices, in their order."""

@@ -19,9 +19,13 @@ from .sampler import Draws, Sampler
 class Batches(ABC):
     """The stream of a training set's augmented batches, each a function of its step.
 
+    `class_weights` [classes] says how much the loss of an image of each class counts; None: all the same.
+
     Raises:
         UsageError: the batch is larger than the training set.
     """
+
+    class_weights: Tensor | None = None
 
     def __init__(self, size: int, batch_size: int) -> None:
         if batch_size > size:

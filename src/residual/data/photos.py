@@ -60,7 +60,7 @@ class Photos:
 
 
 def split_photos(photos: Photos, count: int) -> tuple[Tensor, Tensor]:
-    """Set about `count` photographs of all classes apart for validation, whole groups; without groups, `count`.
+    """Set `count` photographs of all classes apart for validation; about as many where groups stay whole.
 
     The choice depends on paths, labels and groups alone, never on a run's seed.
 
@@ -69,7 +69,7 @@ def split_photos(photos: Photos, count: int) -> tuple[Tensor, Tensor]:
 
     Raises:
         UsageError: nothing would remain to train on.
-        DataError: no image can be set apart, for all belong to one group or each is the only one of its class.
+        DataError: none can be set apart: all belong to one group, or each is the only one of its class.
     """
     if count >= len(photos):
         raise UsageError(f"validation must be smaller than the training set of {len(photos)}, not {count}")

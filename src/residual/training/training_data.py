@@ -106,6 +106,13 @@ def check_recipe(recipe: Recipe, dataset: Dataset | PhotoDataset) -> tuple[int, 
         raise UsageError(
             f"test_resize must be at least the test crop's {test_size}, not {recipe.test_resize}"
         )
+    if recipe.fit != "crop" and recipe.test_resize:
+        raise UsageError(f"test_resize is for fit = crop: with {recipe.fit} set test_resize=0")
+    if recipe.fit != "crop" and recipe.augment.kind != "resized-crop":
+        raise UsageError(
+            f"fit = {recipe.fit} goes with augment.kind = resized-crop, not with {recipe.augment.kind}: take "
+            "another recipe, such as imagenet-modern, or --set augment.kind=resized-crop"
+        )
     if recipe.augment.early_size >= min(size):
         raise UsageError(f"augment.early_size must be below the images' {min(size)} pixels")
     return size
@@ -157,6 +164,8 @@ def photographs(
         recipe.seed,
         device,
         workers=workers,
+        fit=recipe.fit,
+        balance=recipe.balance,
     )
     facts = {
         "validation_sha256": digest,
@@ -179,12 +188,15 @@ def _set_apart(recipe: Recipe, images: Images) -> tuple[Images, Images | None, s
 
 
 def _preprocessing(recipe: Recipe, normalization: Normalization) -> Preprocessing:
-    """Return how images are tested: shorter side to `test_resize`, center crop; with a mean that fits."""
+    """Return how images are tested: shorter side to `test_resize`, center crop; with a mean that fits.
+
+    Padded or squished, an image is tested whole.
+    """
     size = recipe.test_size or recipe.image_size
-    resize = recipe.test_resize or round(size * GROWTH)
+    resize = recipe.test_resize or round(size * GROWTH) if recipe.fit == "crop" else None
     if size != recipe.image_size:
         normalization = normalization.of_any_size()
-    return Preprocessing((size, size), normalization, resize=resize)
+    return Preprocessing((size, size), normalization, resize=resize, fit=recipe.fit)
 
 
 def _normalization(recipe: Recipe, photos: Photos, workers: int, reporter: Reporter) -> Normalization:
