@@ -183,6 +183,11 @@ def _split(source: _Source, rows: Rows, share: float, groups: NDArray[np.int64] 
             f"group {source.group!r} puts all images of {layouts.listed(untested)} on one side of the split: "
             "every class needs images of at least two groups"
         )
+    if not test:
+        raise DataError(
+            f"the images of each class in {source.root} are near-duplicates of each other, so that none can be "
+            "set apart to test on: add other images"
+        )
     return train, test
 
 

@@ -105,10 +105,11 @@ def split_by_class(
     """Set a share of each class apart as a test set, by hashes of the paths: the same on every machine.
 
     A class with at least two images, of two groups, has at least one on each side; a single image is for
-    training. `groups`, a number for each path, stay on one side; then the share is met about.
+    training. `groups`, a number for each path, stay on one side; then the share is met about, and nothing is
+    held back where each class is one group.
 
     Raises:
-        DataError: every class has a single image, or all are of one group.
+        DataError: every class has a single image.
     """
     classes = [name for _, name in rows]
     wanted = test_counts(classes, share)

@@ -69,7 +69,7 @@ def split_photos(photos: Photos, count: int) -> tuple[Tensor, Tensor]:
 
     Raises:
         UsageError: nothing would remain to train on.
-        DataError: none can be set apart: all belong to one group, or each is the only one of its class.
+        DataError: none can be set apart: each class is one image or one group.
     """
     if count >= len(photos):
         raise UsageError(f"validation must be smaller than the training set of {len(photos)}, not {count}")
@@ -78,7 +78,10 @@ def split_photos(photos: Photos, count: int) -> tuple[Tensor, Tensor]:
     wanted = validation_counts(labels, count)
     held = set_apart(VALIDATION_KEY, photos.files, labels, wanted, groups)
     if not held:
-        raise DataError("every class has one training image only: none can be set apart for validation")
+        raise DataError(
+            "no training image can be set apart for validation: those of each class are one image, or belong "
+            "together as a group or near-duplicates"
+        )
     apart = torch.zeros(len(photos), dtype=torch.bool)
     apart[sorted(held)] = True
     return (~apart).nonzero()[:, 0], apart.nonzero()[:, 0]

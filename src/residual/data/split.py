@@ -5,8 +5,6 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
-from ..errors import DataError
-
 TEST_KEY = b"residual split 0"  # fixed, so that everyone has the same test set
 VALIDATION_KEY = b"residual validation 0"
 
@@ -58,10 +56,7 @@ def set_apart(
         groups: a number for each image, the same for those that stay together; None: each on its own.
 
     Returns:
-        The places, in `paths`, of those that are set apart.
-
-    Raises:
-        DataError: none can be set apart.
+        The places, in `paths`, of those that are set apart; none, if each class has one group only.
     """
     members: dict[int, list[int]] = defaultdict(list)
     for place, group in enumerate(groups if groups is not None else range(len(paths))):
@@ -73,11 +68,6 @@ def set_apart(
     contents = {group: Counter(classes[place] for place in places) for group, places in members.items()}
     order = sorted(members, key=hashes.__getitem__)
     chosen = _choose(order, contents, Counter(classes), wanted)
-    if not chosen and any(wanted.values()):
-        raise DataError(
-            "all images belong to one group or are near-duplicates of each other, so that none can be set "
-            "apart: add images, or groups"
-        )
     return {place for group in chosen for place in members[group]}
 
 
