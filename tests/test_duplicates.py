@@ -3,6 +3,7 @@
 import errno
 import io
 import random
+from functools import cache
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ def kept(tmp_path, monkeypatch):
     return tmp_path / "kept"
 
 
+@cache
 def picture(seed, height=180, width=240):
     """Make a picture that has structure at all scales, as photographs have."""
     numbers, pixels = np.random.default_rng(seed), np.zeros((height, width, 3))

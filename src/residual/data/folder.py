@@ -185,8 +185,8 @@ def _split(source: _Source, rows: Rows, share: float, groups: NDArray[np.int64] 
         )
     if not test:
         raise DataError(
-            f"the images of each class in {source.root} are near-duplicates of each other, so that none can be "
-            "set apart to test on: add other images"
+            f"the images of each class in {source.root} are near-duplicates of each other, so that none can "
+            "be set apart to test on: add other images"
         )
     return train, test
 

@@ -126,11 +126,16 @@ class PaddedArea:
 
         box = self.crop.box(side, side, shows_enough)
         left, top, right, bottom = inside(box)
-        columns, rows = size / (box[2] - box[0]), size / (box[3] - box[1])
-        first, last = _apart((left - box[0]) * columns, (right - box[0]) * columns)
-        upper, lower = _apart((top - box[1]) * rows, (bottom - box[1]) * rows)
+        first, wide = _scaled(left - box[0], right - left, box[2] - box[0], size)
+        upper, tall = _scaled(top - box[1], bottom - top, box[3] - box[1], size)
         edges = (left - low, top - high, right - low, bottom - high)
-        return Region(*edges, lower - upper, last - first, (first, upper, size - last, size - lower))
+        return Region(*edges, tall, wide, (first, upper, size - wide - first, size - tall - upper))
+
+
+def _scaled(start: int, length: int, of: int, size: int) -> tuple[int, int]:
+    """Return start and length of a stretch of `of` pixels that becomes `size` pixels, as `Preprocessing`."""
+    length_there = max(1, length * size // of)
+    return min(round(start * size / of), size - length_there), length_there
 
 
 def _apart(low: float, high: float) -> tuple[int, int]:
