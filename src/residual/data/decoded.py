@@ -177,8 +177,13 @@ def _check_room(photos: Photos, shorter: int, limit: int, folder: Path, workers:
         if needed > room:
             raise DataError(
                 f"{len(photos):,} decoded images with a shorter side of up to {shorter} pixels need "
-                f"{needed / 2**30:.2f} GiB, but {room / 2**30:.2f} GiB are {what}"
+                f"{_readable(needed)}, but {_readable(room)} are {what}"
             )
+
+
+def _readable(count: int) -> str:
+    """Write so many bytes in GiB, or in MiB where that would show no figure."""
+    return f"{count / 2**30:.2f} GiB" if count > 2**29 else f"{count / 2**20:.2f} MiB"
 
 
 def _in_workers(function: Callable[[int], Any], photos: Photos, workers: int) -> Iterator[Any]:

@@ -109,14 +109,15 @@ def split_by_class(
     held back where each class is one group.
 
     Raises:
-        DataError: every class has a single image.
+        DataError: fewer than two classes have two images.
     """
     classes = [name for _, name in rows]
     wanted = test_counts(classes, share)
-    if not any(wanted.values()):
+    single = [name for name, count in wanted.items() if not count]
+    if len(wanted) - len(single) < 2:
         raise DataError(
-            "every class has one image only, so that none is left for a test set: a class needs at least "
-            "two, one to train on and one to test"
+            "there are too few images to set a test set apart: at least two classes need two images or more, "
+            f"one to train on and one to test, but of {listed(single)} there is one only"
         )
     of = None if groups is None else [groups[number] for number, _ in rows]
     held = set_apart(TEST_KEY, [paths[number] for number, _ in rows], classes, wanted, of)

@@ -29,7 +29,10 @@ class Batches(ABC):
 
     def __init__(self, size: int, batch_size: int) -> None:
         if batch_size > size:
-            raise UsageError(f"batch_size must be at most the training set's {size}, not {batch_size}")
+            raise UsageError(
+                f"batch_size must be at most the training set's {size}, not {batch_size}: lower it, or "
+                "add images"
+            )
         self.size, self.batch_size = size, batch_size
         self.bad: dict[str, str] = {}  # files that were met and could not be decoded, with the reason
 

@@ -4,17 +4,19 @@ import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
 
 TEST_KEY = b"residual split 0"  # fixed, so that everyone has the same test set
 VALIDATION_KEY = b"residual validation 0"
+Name = TypeVar("Name", bound=Hashable)  # of a class
 
 
-def test_counts(classes: Sequence[Hashable], share: float) -> dict[Hashable, int]:
+def test_counts(classes: Sequence[Name], share: float) -> dict[Name, int]:
     """Return how many images of each class are wanted for testing; of two or more, some on each side."""
     return {name: min(max(1, round(share * count)), count - 1) for name, count in Counter(classes).items()}
 
 
-def validation_counts(classes: Sequence[Hashable], count: int) -> dict[Hashable, int]:
+def validation_counts(classes: Sequence[Name], count: int) -> dict[Name, int]:
     """Share `count` validation images out among the classes, in proportion to their images.
 
     Where there are enough for it, every class of two or more images has one.
@@ -40,8 +42,8 @@ def validation_counts(classes: Sequence[Hashable], count: int) -> dict[Hashable,
 def set_apart(
     key: bytes,
     paths: Sequence[str],
-    classes: Sequence[Hashable],
-    wanted: Mapping[Hashable, int],
+    classes: Sequence[Name],
+    wanted: Mapping[Name, int],
     groups: Sequence[int] | None = None,
 ) -> set[int]:
     """Choose about as many images of each class as are wanted, whole groups of them, by hashes of the paths.
@@ -73,9 +75,9 @@ def set_apart(
 
 def _choose(
     order: list[int],
-    contents: Mapping[int, Counter[Hashable]],
-    rest: Counter[Hashable],
-    wanted: Mapping[Hashable, int],
+    contents: Mapping[int, Counter[Name]],
+    rest: Counter[Name],
+    wanted: Mapping[Name, int],
 ) -> set[int]:
     """Choose groups in their order, each that brings the classes no further from what is wanted."""
     left, chosen = dict(wanted), set()

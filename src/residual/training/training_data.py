@@ -148,8 +148,10 @@ def photographs(
     assert not isinstance(augment, PadCrop)
     workers = default_workers(len(dataset.train), device) if reading.workers is None else reading.workers
     photos = dataset.train
+    _note_on_size(recipe, dataset, reporter)
     if reading.cache:
-        side = longest_side(augment, recipe.image_size)
+        # the validation set is taken from them, and is resized as the test set is
+        side = max(longest_side(augment, recipe.image_size), _tested_side(recipe))
         with reporter.working("decoding once", len(photos)) as progress:
             photos = keep_decoded(photos, side, reading.cache, workers=workers, progress=progress)
     photos, validation, digest = _set_apart(recipe, photos)
@@ -193,10 +195,25 @@ def _preprocessing(recipe: Recipe, normalization: Normalization) -> Preprocessin
     Padded or squished, an image is tested whole.
     """
     size = recipe.test_size or recipe.image_size
-    resize = recipe.test_resize or round(size * GROWTH) if recipe.fit == "crop" else None
+    resize = _tested_side(recipe) if recipe.fit == "crop" else None
     if size != recipe.image_size:
         normalization = normalization.of_any_size()
     return Preprocessing((size, size), normalization, resize=resize, fit=recipe.fit)
+
+
+def _tested_side(recipe: Recipe) -> int:
+    """Return the shorter side, in pixels, that an image has when its test crop is taken."""
+    return recipe.test_resize or round((recipe.test_size or recipe.image_size) * GROWTH)
+
+
+def _note_on_size(recipe: Recipe, dataset: PhotoDataset, reporter: Reporter) -> None:
+    """Say that most images are smaller than the crops, which only makes training slower."""
+    side = dataset.findings.shorter_side
+    if side is not None and side < recipe.image_size:
+        reporter.say(
+            f"note: most images are smaller than the crops of {recipe.image_size} pixels, and are enlarged: "
+            f"half have a shorter side of at most {side}; a smaller --image-size trains faster"
+        )
 
 
 def _normalization(recipe: Recipe, photos: Photos, workers: int, reporter: Reporter) -> Normalization:
