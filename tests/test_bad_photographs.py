@@ -5,6 +5,10 @@ import errno
 import pytest
 
 from residual.data import decoded, hashes
+from residual.data.decoded import keep_decoded
+from residual.data.folder import load_photos
+from residual.data.region import whole
+from residual.errors import DataError
 from test_folders import put
 
 OPTIONS = ["--recipe", "imagenet-epochs", "--image-size", 32, "--batch-size", 8, "--iterations", 2]
@@ -12,8 +16,9 @@ OPTIONS += ["--workers", 0, "--device", "cpu"]
 
 
 @pytest.fixture
-def refused(tmp_path, cli):
+def refused(tmp_path, cli, monkeypatch):
     """Train on data in vain, and return exit code and line."""
+    monkeypatch.setattr(decoded, "cache_folder", lambda: tmp_path / "cache")
 
     def call(data, *options):
         run = tmp_path / "run"
@@ -89,8 +94,18 @@ def test_a_folder_that_changes_while_it_is_read(tmp_path, refused, monkeypatch):
         return real(path, choose)
 
     monkeypatch.setattr(hashes, "decode", decode)
-    code, line = refused(root, "--set", "normalization=measured")
+    code, line = refused(root, "--cache", "1G")
     assert (code, "No such file" in line) == (3, True), line
+
+
+def test_an_image_that_was_missing_is_decoded_once_it_is_back(tmp_path):
+    root = pictures(tmp_path / "data")
+    photos, away = load_photos(root), tmp_path / "away.png"
+    (root / "a/3.png").rename(away)
+    with pytest.raises(DataError, match="No such file"):
+        keep_decoded(photos, 32, 1 << 20, tmp_path / "kept").region(5, whole)
+    away.rename(root / "a/3.png")
+    assert keep_decoded(photos, 32, 1 << 20, tmp_path / "kept").region(5, whole).shape == (40, 40, 3)
 
 
 def test_a_full_disk_in_the_cache(tmp_path, refused, monkeypatch):
@@ -99,7 +114,6 @@ def test_a_full_disk_in_the_cache(tmp_path, refused, monkeypatch):
 
     monkeypatch.setattr(hashes, "write_atomically", full)  # hashes are computed again the next time
     monkeypatch.setattr(decoded, "_write", full)
-    monkeypatch.setattr(decoded, "cache_folder", lambda: tmp_path / "cache")
     code, line = refused(pictures(tmp_path / "data"), "--cache", "1G")
     assert (code, "cannot keep decoded images in" in line, "the disk is full" in line) == (3, True, True), (
         line
