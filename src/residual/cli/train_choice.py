@@ -42,6 +42,7 @@ class Wanted:
     image_size: int | None
     epochs: float | None
     continued: Path | None
+    group: str | None
 
 
 def choose(wanted: Wanted) -> Recipe:
@@ -167,7 +168,7 @@ def _sized(recipe: Recipe, wanted: Wanted, images: int | None) -> tuple[Recipe, 
 def _count_photographs(data_dir: Path) -> int:
     from ..data.folder import load_folder
 
-    dataset = load_folder(data_dir)
+    dataset = load_folder(data_dir, group=group)
     if dataset.changed:  # said here, for the next reading finds no change
         print_note(dataset.changed)
     return len(dataset.train)

@@ -58,6 +58,7 @@ def train(
     on_bad_image: OnBadImage = "stop",
     continued: str | Path | None = None,
     add_classes: bool = False,
+    group: str | None = None,
     quiet: bool = False,
     reporter: Reporter | None = None,
 ) -> Result:
@@ -81,6 +82,7 @@ def train(
         on_bad_image: "stop" at a photograph that cannot be decoded, or "skip" it: another takes its place.
         continued: a finished run on photographs to go on from with its weights, see `continued_recipe`; the
             result says how the error of its classes changed. With `add_classes`, there may be new ones.
+        group: which photographs stay on one side of a split, see `load_folder`.
         quiet: show no progress.
         reporter: shows progress in place of the default one.
 
@@ -97,7 +99,7 @@ def train(
     with reporter:
         recipe = _with_weights(recipe, continued, reporter)
         what: dict[str, Any] = {"data_dir": data_dir, "device": device, "dataset": own, "network": network}
-        what |= {"reading": Reading(workers, cache, on_bad_image), "reporter": reporter}
+        what |= {"reading": Reading(workers, cache, on_bad_image, group), "reporter": reporter}
         prepared = prepare(recipe, **what, add_classes=None if continued is None else add_classes)
         if continued is not None:
             prepared = _measure_former(prepared, reporter)

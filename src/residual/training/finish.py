@@ -115,6 +115,8 @@ def _figures(prepared: Prepared, evaluated: Evaluated) -> dict[str, Any]:
         "seed": recipe.seed,
         "iterations": trained.steps,
         "error": test.error,
+        "error_interval": list(test.error_interval),
+        "macro_error": test.macro_error,
         "top5_error": test.top5_error,
         "loss": test.loss,
         "images": test.images,
