@@ -136,6 +136,11 @@ class PhotoBatches(Batches):
         """Where the batches are made."""
         return self._device
 
+    @property
+    def photos(self) -> Photos:
+        """The training images."""
+        return self._decode.photos
+
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """Return step's images, float32 [B, 3, S, S] in channels-last memory, and their targets.
 

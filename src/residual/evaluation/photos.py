@@ -26,6 +26,7 @@ def evaluate_photos(
     progress: Callable[[int], None] = lambda _done: None,
     workers: int = 0,
     protocol: str = "one-crop",
+    record: Callable[[list[int], Tensor], None] | None = None,
 ) -> Evaluation:
     """Evaluate a network on photographs, each once and in their order, by a protocol of section 4.1.
 
@@ -41,6 +42,7 @@ def evaluate_photos(
         progress: see above.
         workers: processes that decode; with 0 this one does.
         protocol: "one-crop", "ten-crop" or "multi-scale".
+        record: takes the indices of the photographs of a batch and their logits [B, classes].
 
     Raises:
         BadImageError: an image cannot be decoded, and bad images are not skipped.
@@ -61,8 +63,11 @@ def evaluate_photos(
                 good = [item for item in batch if not item.problem]
                 skipped += [photos.files[item.index] for item in batch if item.problem]
                 if good:
-                    labels = photos.labels[[item.index for item in good]]
-                    figures.add(on_device.predict(ready, [item.views for item in good], device), labels)
+                    indices = [item.index for item in good]
+                    logits = on_device.predict(ready, [item.views for item in good], device)
+                    figures.add(logits, photos.labels[indices])
+                    if record is not None:
+                        record(indices, logits)
                 done += len(batch)
                 progress(done)
     finally:

@@ -10,7 +10,8 @@ from ..evaluation.classification import Evaluation
 from ..recipes.catalog import recipe_label
 from ..runtime.cpu_time import DISTURBED
 from ..runtime.progress import Reporter
-from ..zoo.model_folder import ModelConfig, model_card, save_model
+from ..zoo.model_card import model_card
+from ..zoo.model_folder import ModelConfig, save_model
 from ..zoo.own_network import save_own_network
 from .checkpoint import evaluated_weights, load_checkpoint
 from .prepare import Prepared
