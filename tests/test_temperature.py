@@ -51,7 +51,7 @@ def test_an_overconfident_network_gets_a_smaller_calibration_error_measured_with
 
 
 def test_the_calibration_error_after_it_is_not_that_of_the_images_that_it_was_fitted_on():
-    """With labels that are random in one half only, each half must be measured with the other's temperature."""
+    """With labels that are random in one half only, each half needs the other's temperature."""
     logits, labels = drawn(400, 3, 1.0)
     half = torch.randperm(400, generator=torch.Generator().manual_seed(0))[::2]
     labels[half] = torch.randint(3, (200,), generator=torch.Generator().manual_seed(1))

@@ -4,6 +4,7 @@ Logits are divided by it before the softmax, so that predictions and errors stay
 Calibration of Modern Neural Networks" (2017), section 4.2.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import exp, log
 
@@ -21,10 +22,10 @@ CHUNK = 4096  # images whose probabilities are in memory at once
 
 @dataclass(frozen=True)
 class Temperature:
-    """A fitted temperature, and the expected calibration error of the test set without and with it, in percent.
+    """A fitted temperature, and the test set's expected calibration error without and with it, in percent.
 
-    `source` is the set that it was fitted on, "validation" or "test", with so many `images`. In the latter case
-    `after` is measured by cross-fitting: each half of the images with the temperature of the other half.
+    `source` is the set that it was fitted on, "validation" or "test", with so many `images`. In the latter
+    case `after` is measured by cross-fitting: each half of the images with the other half's temperature.
     """
 
     value: float = 1.0
@@ -55,17 +56,15 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         else:
             high = middle
     found = exp(-(low + high) / 2)
-    return (
-        found
-        if negative_log_likelihood(logits, labels, found) < negative_log_likelihood(logits, labels)
-        else 1.0
-    )
+    better = negative_log_likelihood(logits, labels, found) < negative_log_likelihood(logits, labels)
+    return found if better else 1.0
 
 
 def negative_log_likelihood(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> float:
     """Return its mean over images, of logits [N, classes] at a temperature."""
-    parts = zip(logits.split(CHUNK), labels.split(CHUNK), strict=True)
-    total = sum(float(F.cross_entropy(z.double() / temperature, y, reduction="sum")) for z, y in parts)
+    total = sum(
+        float(F.cross_entropy(z / temperature, y, reduction="sum")) for z, y in _chunks(logits, labels)
+    )
     return total / len(labels)
 
 
@@ -93,16 +92,21 @@ def calibrate(test: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor] | N
 
 
 def _add(calibration: Calibration, logits: Tensor, labels: Tensor, temperature: float) -> None:
-    for z, y in zip(logits.split(CHUNK), labels.split(CHUNK), strict=True):
-        confidence, predicted = (z.double() / temperature).softmax(1).max(1)
+    for z, y in _chunks(logits, labels):
+        confidence, predicted = (z / temperature).softmax(1).max(1)
         calibration.add(confidence, predicted == y)
 
 
 def _slope(logits: Tensor, labels: Tensor, inverse: float) -> float:
     """Return the derivative of the loss with respect to the inverse of the temperature, times the images."""
     total = 0.0
-    for z, y in zip(logits.split(CHUNK), labels.split(CHUNK), strict=True):
-        z = z.double()
+    for z, y in _chunks(logits, labels):
         expected = ((inverse * z).softmax(1) * z).sum(1)
         total += float((expected - z.gather(1, y[:, None])[:, 0]).sum())
     return total
+
+
+def _chunks(logits: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield logits in float64 and labels, a few images at a time."""
+    for start in range(0, len(labels), CHUNK):
+        yield logits[start : start + CHUNK].double(), labels[start : start + CHUNK]

@@ -32,8 +32,8 @@ FORMAT = 2  # of config.json; 1 had no number, and `input_size` and `normalizati
 class ModelConfig:
     """What must be known beside the weights to use a network.
 
-    `recipe` names how it was trained, `data` on what; `variant` is as `build_model` takes it. Confidences are the
-    softmax of the logits divided by `temperature`, see `evaluation.temperature`.
+    `recipe` names how it was trained, `data` on what; `variant` is as `build_model` takes it. Confidences are
+    the softmax of logits divided by `temperature`.
     """
 
     network: str
