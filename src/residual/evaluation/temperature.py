@@ -20,19 +20,29 @@ STEPS = 40  # of the bisection, after which the temperature is known to 1e-11
 CHUNK = 4096  # images whose probabilities are in memory at once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Temperature:
     """A fitted temperature, and the test set's expected calibration error without and with it, in percent.
 
     `source` is the set that it was fitted on, "validation" or "test", with so many `images`. In the latter
     case `after` is measured by cross-fitting: each half of the images with the other half's temperature.
+    `each` [N] is the temperature that each test image is measured with.
     """
+
+    each: Tensor
 
     value: float = 1.0
     source: str = "test"
     images: int = 0
     before: float = 0.0
     after: float = 0.0
+
+    def facts(self) -> dict[str, str]:
+        """Return the rows of a model card."""
+        return {
+            "temperature": f"{self.value:.3f}, fitted on the {self.images:,} {self.source} images",
+            "expected calibration error": f"{self.before:.1f} %, with the temperature {self.after:.1f} %",
+        }
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -77,24 +87,30 @@ def calibrate(test: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor] | N
     """
     source, (logits, labels) = ("test", test) if validation is None else ("validation", validation)
     value = fit_temperature(logits, labels)
-    before = Calibration()
-    _add(before, *test, 1.0)
-    after = Calibration()
-    if validation is not None:
-        _add(after, *test, value)
-    else:
+    each = torch.full((len(test[1]),), value, dtype=torch.float64)
+    if validation is None:
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
         halves = order[::2], order[1::2]
         for own, other in (halves, halves[::-1]):
-            _add(after, logits[own], labels[own], fit_temperature(logits[other], labels[other]))
-    images = len(test[1])
-    return Temperature(value, source, len(labels), before.error(images), after.error(images))
+            each[own] = fit_temperature(logits[other], labels[other])
+    before, after = _calibration_error(*test, torch.ones_like(each)), _calibration_error(*test, each)
+    return Temperature(each, value, source, len(labels), before, after)
 
 
-def _add(calibration: Calibration, logits: Tensor, labels: Tensor, temperature: float) -> None:
-    for z, y in _chunks(logits, labels):
-        confidence, predicted = (z / temperature).softmax(1).max(1)
-        calibration.add(confidence, predicted == y)
+def confidences(logits: Tensor, labels: Tensor, each: Tensor) -> tuple[Tensor, Tensor]:
+    """Return confidences [N] of logits divided by `each` [N], and whether predictions are right [N]."""
+    parts = []
+    for (z, y), (t, _) in zip(_chunks(logits, labels), _chunks(each, labels), strict=True):
+        confidence, predicted = (z / t[:, None]).softmax(1).max(1)
+        parts.append((confidence, predicted == y))
+    confidence, right = (torch.cat(column) for column in zip(*parts, strict=True))
+    return confidence, right
+
+
+def _calibration_error(logits: Tensor, labels: Tensor, each: Tensor) -> float:
+    calibration = Calibration()
+    calibration.add(*confidences(logits, labels, each))
+    return calibration.error(len(labels))
 
 
 def _slope(logits: Tensor, labels: Tensor, inverse: float) -> float:

@@ -23,6 +23,7 @@ from ..runtime.progress import Reporter
 from ..runtime.signals import Interrupted, stop_signals
 from .engine import Engine
 from .finish import evaluate_trained, write
+from .photo_report import write_first_batch
 from .prepare import Prepared, prepare
 from .run_folder import Run, has_own_dataset
 from .trainer import Trained, Trainer
@@ -232,8 +233,10 @@ def _begin(trainer: Trainer, prepared: Prepared, resumed: dict[str, Any] | None)
         run.note_resume(trainer.step, resumed)
         for note in resumed["notes"]:
             reporter.say(note)
-    elif prepared.own_network is not None:
-        trainer.save()  # its initial weights follow from no seed
+    else:
+        write_first_batch(run, prepared)
+        if prepared.own_network is not None:
+            trainer.save()  # its initial weights follow from no seed
     reporter.say(f"run folder {run.path}")
     if not prepared.denormals_flushed:
         reporter.say("warning: threads started before residual was imported keep denormals, which are slow")
