@@ -8,6 +8,8 @@ WIDE = 4.0  # percentage points of an interval, above which two models are hard 
 MANY = 5  # test images of a class, below which its error says nothing
 GAP = 10.0  # percentage points of test error above training error that hint at overfitting
 UNDERFIT = 10.0  # percent of the training images that are wrong, above which training was too short
+POOR = 50.0  # percent of them above which nothing else that the network says is worth much
+CREDIBLE = 0.2  # share of labels that may look wrong before the network is more likely to be
 
 
 def advice(outcome: Outcome) -> list[str]:
@@ -30,6 +32,11 @@ def verdict(outcome: Outcome) -> str:
     )
 
 
+def trusts_suspects(outcome: Outcome) -> bool:
+    """Tell whether the network is good enough for labels that look wrong to it to be worth a look."""
+    return len(outcome.suspects) <= CREDIBLE * outcome.looked_at and outcome.training_error < POOR
+
+
 def _leaks(outcome: Outcome) -> list[str]:
     count = len({test for _, test in outcome.findings.leaks})
     if not count:
@@ -47,9 +54,9 @@ def _labels(outcome: Outcome) -> list[str]:
     if conflicts:
         groups = "1 group" if conflicts == 1 else f"{conflicts:,} groups"
         found.append(f"Settle {groups} of near-duplicates with different labels.")
-    if suspects:
+    if suspects and trusts_suspects(outcome):
         labels = "1 label that looks" if suspects == 1 else f"{suspects:,} labels that look"
-        found.append(f"Check {labels} wrong: report.html shows the worst.")
+        found.append(f"Check {labels} wrong: the report shows the worst.")
     return found
 
 
@@ -76,7 +83,7 @@ def _class(outcome: Outcome) -> list[str]:
         images = sum(row)
         if images >= MANY and wilson_interval(images - row[label], images)[0] > test.error:
             worse.append((counts[label], label))
-    if not worse:
+    if not worse or outcome.training_error >= POOR:
         return []
     count, label = min(worse)
     return [

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..evaluation.temperature import confidences
 from .outcome import Curve
 
-WIDTH, HEIGHT = 640, 320
+WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 46
 BINS = 10  # of the calibration curve
 MOST_POINTS = 400  # of a curve
@@ -96,7 +96,7 @@ def ticks(highest: float) -> list[float]:
     """Return 4 to 10 round numbers from 0 up to at most the highest value."""
     unit: float = 10.0 ** floor(log10(highest / 5))
     step = next(unit * factor for factor in (1, 2, 5, 10) if highest / (unit * factor) <= 8)
-    return [round(step * number, 10) for number in range(floor(highest / step) + 1)]
+    return [round(step * number, 10) for number in range(floor(highest / step + 1e-9) + 1)]
 
 
 def _thin(curve: Curve) -> Sequence[tuple[float, float]]:

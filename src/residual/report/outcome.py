@@ -73,6 +73,11 @@ class Outcome:
         return {kind: suspect(p.logits, p.photos.labels) for kind, p in self.predictions.items()}
 
     @property
+    def looked_at(self) -> int:
+        """The number of images of all sets."""
+        return sum(len(found.photos) for found in self.predictions.values())
+
+    @cached_property
     def suspects(self) -> list[tuple[float, str, int]]:
         """Images whose label looks wrong, the most suspicious first: margin, set and index in the set."""
         found = [

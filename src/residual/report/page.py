@@ -8,8 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..runtime.files import write_text
-from ..runtime.progress import clock
-from .advice import advice, verdict
+from .advice import advice, trusts_suspects, verdict
 from .charts import calibration_chart, error_chart
 from .outcome import Outcome
 from .tables import READABLE, class_rows, pairs
@@ -18,7 +17,6 @@ from .thumbnails import Thumbnails
 MOST_PICTURES = 24  # of mistakes, and of suspicious labels
 MOST_GROUPS, MOST_OF_GROUP = 10, 4  # of near-duplicates, and pictures of each
 MOST_LINES = 100  # of a list of files
-SETS = {"test": "test", "validation": "validation", "training": "training"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def _content(outcome: Outcome) -> dict[str, Any]:
         "temperature": outcome.temperature,
         "verdict": verdict(outcome),
         "advice": advice(outcome),
-        "time": clock(outcome.seconds),
+        "time": _time(outcome.seconds),
         "errors": error_chart(outcome.curves),
         "calibration": calibration_chart(test.logits, test.photos.labels, outcome.temperature.each),
         "confusion": _confusion(outcome) if classes <= READABLE else [],
@@ -74,12 +72,21 @@ def _content(outcome: Outcome) -> dict[str, Any]:
         "mistakes": _mistakes(outcome, thumbnail),
         "suspects": _suspects(outcome, suspects[:MOST_PICTURES], thumbnail),
         "suspect_count": len(suspects),
-        "judged": sum(len(found.photos) for found in outcome.predictions.values()),
+        "trusted": trusts_suspects(outcome),
+        "judged": outcome.looked_at,
         "conflicts": _groups(outcome.findings.conflicts, thumbnail),
         "leaks": _groups(outcome.findings.leaks, thumbnail),
         "duplicates": _groups(outcome.findings.duplicates, thumbnail),
         "bad": list(outcome.bad.items())[:MOST_LINES],
     }
+
+
+def _time(seconds: float) -> str:
+    """Return a time in words: 41 s, 12 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _confusion(outcome: Outcome) -> list[tuple[str, list[tuple[int, float]]]]:
