@@ -8,6 +8,7 @@ from PIL import Image
 import residual
 from residual import get_recipe
 from residual.data.normalization import IMAGENET_MEAN, IMAGENET_STD, Normalization
+from residual.data.photo_batches import DecodeStep
 from residual.errors import RunError
 from residual.report.batch_picture import MOST, TILE, as_pixels, caption, write_batch_picture
 from residual.training.run_folder import Run
@@ -46,11 +47,14 @@ def test_the_picture_is_a_grid_of_at_most_32_images(tmp_path, count, rows):
 
 def test_it_comes_before_the_first_step_and_changes_nothing(photographs, tmp_path, stop_at, monkeypatch):
     recipe = get_recipe("imagenet-epochs", "resnet8").replace({**SMALL, "validation": 4, **MIXED})
-    seen = []
+    seen, steps = [], []
+    real = DecodeStep.__call__
+    monkeypatch.setattr(DecodeStep, "__call__", lambda self, step: steps.append(step) or real(self, step))
     stop_at(1, lambda trainer: seen.append(trainer.run.batch.is_file()))
-    residual.train(recipe, data_dir=photographs, output=tmp_path / "with", workers=1)
+    residual.train(recipe, data_dir=photographs, output=tmp_path / "with", workers=0)
+    assert steps == [0, 1], "no batch is decoded twice"
     monkeypatch.setattr("residual.training.experiment.write_first_batch", lambda *_: None)
-    residual.train(recipe, data_dir=photographs, output=tmp_path / "without", workers=0)
+    residual.train(recipe, data_dir=photographs, output=tmp_path / "without", workers=1)
     assert seen == [True, False]
     digests = {Run.open(tmp_path / name).result["model_sha256"] for name in ("with", "without")}
     assert len(digests) == 1

@@ -51,7 +51,7 @@ def write_first_batch(run: Run, prepared: Prepared) -> None:
     early = recipe.augment.early_size if recipe.early_steps else 0
     names = prepared.data.dataset.class_names
     try:
-        write_batch_picture(run.batch, batches[0], batches.normalization, names, early)
+        write_batch_picture(run.batch, batches.first(), batches.normalization, names, early)
     except OSError as error:
         raise RunError(
             f"cannot write {run.batch}: {error}; once there is room, {run.how_to_resume}"
