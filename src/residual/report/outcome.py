@@ -68,9 +68,14 @@ class Outcome:
         return {kind: judge(found, self.temperature.value) for kind, found in self.predictions.items()}
 
     @cached_property
-    def suspicions(self) -> dict[str, Suspicion]:
-        """How wrong each label looks, by set."""
-        return {kind: suspect(p.logits, p.photos.labels) for kind, p in self.predictions.items()}
+    def suspicion(self) -> Suspicion:
+        """How wrong each label looks, of the images of all sets, one set after the other."""
+        found = list(self.predictions.values())
+        features = [p.features for p in found if p.features is not None]
+        if len(features) < len(found):
+            features = [p.logits for p in found]
+        labels = torch.cat([p.photos.labels for p in found])
+        return suspect(torch.cat(features), labels, len(self.class_names))
 
     @property
     def looked_at(self) -> int:
@@ -78,11 +83,9 @@ class Outcome:
         return sum(len(found.photos) for found in self.predictions.values())
 
     @cached_property
-    def suspects(self) -> list[tuple[float, str, int]]:
-        """Images whose label looks wrong, the most suspicious first: margin, set and index in the set."""
-        found = [
-            (float(judged.margin[index]), kind, index)
-            for kind, judged in self.suspicions.items()
-            for index in judged.flagged.nonzero()[:, 0].tolist()
-        ]
-        return sorted(found)
+    def suspects(self) -> list[tuple[str, int, int]]:
+        """Images whose label looks wrong, the most suspicious first: set, index in it, and likely class."""
+        places = [(kind, index) for kind, p in self.predictions.items() for index in range(len(p.photos))]
+        found = self.suspicion
+        order = [index for index in found.order.tolist() if found.flagged[index]]
+        return [(*places[index], int(found.likely[index])) for index in order]

@@ -107,14 +107,13 @@ def _mistakes(outcome: Outcome, thumbnail: Thumbnails) -> list[Picture]:
 
 
 def _suspects(
-    outcome: Outcome, suspects: Iterable[tuple[float, str, int]], thumbnail: Thumbnails
+    outcome: Outcome, suspects: Iterable[tuple[str, int, int]], thumbnail: Thumbnails
 ) -> list[Picture]:
     names, found = outcome.class_names, []
-    for _, kind, index in suspects:
+    for kind, index, likely in suspects:
         photos = outcome.predictions[kind].photos
-        likely = names[int(outcome.suspicions[kind].likely[index])]
         path, label = photos.files[index], names[int(photos.labels[index])]
-        found.append(Picture(thumbnail(path), path, kind, label, likely))
+        found.append(Picture(thumbnail(path), path, kind, label, names[likely]))
     return found
 
 

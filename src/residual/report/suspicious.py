@@ -1,15 +1,20 @@
-"""Images whose label looks wrong, found by what the trained network says of them.
+"""Images whose label looks wrong, found by what the trained network makes of all images.
 
-After "confident learning" (Northcutt et al., "Estimating Uncertainty in Dataset Labels", 2021): an image is
-suspicious if another class is as probable as it is, on average, for images that are labelled as that class.
+A network learns wrong labels by heart, so its own confidence in training images tells little. A linear
+classifier on features from the middle of the network is asked instead, which is fitted to the labels of all
+other images. What it says is judged as in "confident learning" (Northcutt et al., "Confident Learning:
+Estimating Uncertainty in Dataset Labels", 2021).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-CHUNK = 4096  # images whose probabilities are in memory at once
+PENALTY = 1.0  # of the squared weights, for features of unit variance
+CHUNK = 4096  # images in float64 at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,9 +22,9 @@ class Suspicion:
     """How wrong each label looks.
 
     Args:
-        margin: [N], the probability of the label less that of the most probable other class, -1 to 1.
+        margin: [N], the score of the label less the highest score of another class; low is suspicious.
         likely: [N], that other class.
-        flagged: [N], whether it is as probable as that class's threshold asks for.
+        flagged: [N], whether the image scores as high for it as images with its label do on average.
     """
 
     margin: Tensor
@@ -32,29 +37,54 @@ class Suspicion:
         return self.margin.argsort(stable=True)
 
 
-def suspect(logits: Tensor, labels: Tensor) -> Suspicion:
-    """Judge the labels [N] of a set of images by their logits [N, classes]."""
-    thresholds = _thresholds(logits, labels)
-    columns = []
-    for start in range(0, len(labels), CHUNK):
-        own = labels[start : start + CHUNK, None]
-        shares = logits[start : start + CHUNK].double().softmax(1)
-        label = shares.gather(1, own)[:, 0]
-        others = shares.scatter(1, own, -1.0)
-        probable, likely = others.max(1)
-        confident = (others >= thresholds) & (others > label[:, None])
-        columns.append((label - probable, likely, confident.any(1)))
-    margin, likely, flagged = (torch.cat(column) for column in zip(*columns, strict=True))
-    return Suspicion(margin, likely, flagged)
+def suspect(features: Tensor, labels: Tensor, classes: int) -> Suspicion:
+    """Judge the labels [N] of images by their features [N, D]."""
+    return judge_labels(leave_one_out(features, labels, classes), labels)
 
 
-def _thresholds(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return each class's mean probability among images with its label; above 1 where there are none."""
-    classes = logits.shape[1]
-    sums, counts = torch.zeros(classes, dtype=torch.float64), torch.zeros(classes, dtype=torch.float64)
-    for start in range(0, len(labels), CHUNK):
-        own = labels[start : start + CHUNK]
-        shares = logits[start : start + CHUNK].double().softmax(1)
-        sums.index_add_(0, own, shares.gather(1, own[:, None])[:, 0])
-        counts.index_add_(0, own, torch.ones(len(own), dtype=torch.float64))
-    return torch.where(counts > 0, sums / counts.clamp_min(1), 2.0)
+def judge_labels(scores: Tensor, labels: Tensor) -> Suspicion:
+    """Judge labels [N] by scores [N, classes] that resemble probabilities."""
+    own = scores.gather(1, labels[:, None])
+    thresholds = torch.full((scores.shape[1],), torch.inf, dtype=scores.dtype)
+    for label in range(scores.shape[1]):
+        if (labels == label).any():  # a class without images has nothing that is usual for it
+            thresholds[label] = own[labels == label].mean()
+    others = scores.scatter(1, labels[:, None], -torch.inf)
+    highest, likely = others.max(1)
+    flagged = ((others >= thresholds) & (others > own)).any(1)
+    return Suspicion(own[:, 0] - highest, likely, flagged)
+
+
+def leave_one_out(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return the scores [N, classes] of each image by ridge regression on the other images' one-hot labels.
+
+    It is not fitted N times: with h the image's own weight in its fitted score s (the diagonal of the hat
+    matrix) and y its target, the score without it is (s - h y) / (1 - h).
+    """
+    count, width = features.shape
+    mean = sum((part.sum(0) for part in _chunks(features)), torch.zeros(width, dtype=torch.float64)) / count
+    squares = (((part - mean) ** 2).sum(0) for part in _chunks(features))
+    deviation = (sum(squares, torch.zeros(width, dtype=torch.float64)) / count).sqrt().clamp_min(1e-6)
+    targets = F.one_hot(labels, classes).to(torch.uint8)
+    prior = torch.bincount(labels, minlength=classes).double() / count
+    gram = torch.zeros(width, width, dtype=torch.float64)
+    moment = torch.zeros(width, classes, dtype=torch.float64)
+    for part, target in zip(_chunks(features), _chunks(targets), strict=True):
+        part = (part - mean) / deviation
+        gram += part.T @ part / count
+        moment += part.T @ (target - prior) / count
+    values, vectors = torch.linalg.eigh(gram)
+    shrunk = 1 / (values.clamp_min(0) + PENALTY)
+    weights = shrunk[:, None] * (vectors.T @ moment)
+    scores = []
+    for part, target in zip(_chunks(features), _chunks(targets), strict=True):
+        part = ((part - mean) / deviation) @ vectors
+        influence = (1 + (part**2 * shrunk).sum(1, keepdim=True)) / count
+        without = (part @ weights - influence * (target - prior)) / (1 - influence).clamp_min(1e-6)
+        scores.append((without + prior).float())
+    return torch.cat(scores)
+
+
+def _chunks(values: Tensor) -> Iterator[Tensor]:
+    for start in range(0, len(values), CHUNK):
+        yield values[start : start + CHUNK].double()

@@ -52,9 +52,9 @@ class Prepared:
         """Evaluate a network, such as the one in training, on a split; `recorder` is for photographs."""
         preprocessing, device = self.data.preprocessing, self.device
         if isinstance(split, Photos):
-            record = None if recorder is None else recorder.add
+            workers = self.data.workers
             return evaluate_photos(
-                network, split, preprocessing, device, progress, self.data.workers, record=record
+                network, split, preprocessing, device, progress, workers, recorder=recorder
             )
         return evaluate_split(network, split, preprocessing, device, progress)
 
