@@ -142,6 +142,8 @@ def _outcome(
         name: [(record["step"] * per_step, float(record["error"])) for record in run.metrics(kind)]
         for name, kind in kinds.items()
     }
+    if not curves["validation"] and not curves["test"]:
+        curves["test"] = [(trained.steps * per_step, test.error)]
     return Outcome(
         network=prepared.own_network or prepared.recipe.network,
         data=dataset.name,
