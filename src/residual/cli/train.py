@@ -199,6 +199,10 @@ def _print_result(result: "Result", data: str | None, data_dir: Path | None) -> 
     print_line(f"run     {result.path}")
     print_line(f"curves  {result.path / 'curves.png'}")
     print_line(f"model   {result.path / 'model'}")
+    if "advice" in figures:
+        print_line(f"report  {result.path / 'report.html'}")
+    for sentence in figures.get("advice", [])[:3]:
+        print_line(sentence)
     print_line("next:")
     print_line(f"  {program()} evaluate {result.path}{where}")
     print_line(f"  {program()} plot {result.path}")

@@ -144,11 +144,17 @@ class PhotoBatches(Batches):
         self._decode = DecodeStep(photos, augment, image_size, batch_size, seed, fit, members)
         self._stream: Generator[Decoded] | None = None
         self._next = -1  # the step that the stream gives next
+        self._first: Decoded | None = None  # step 0, where it was looked at before training
 
     @property
     def device(self) -> torch.device:
         """Where the batches are made."""
         return self._device
+
+    @property
+    def photos(self) -> Photos:
+        """The training images."""
+        return self._decode.photos
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """Return step's images, float32 [B, 3, S, S] in channels-last memory, and their targets.
@@ -158,7 +164,20 @@ class PhotoBatches(Batches):
         Raises:
             DataError: an image is bad and not to be skipped, or a worker died.
         """
-        decoded = self._take(step)
+        decoded = self._first if step == 0 and self._first is not None else self._take(step)
+        self._first = None
+        return self._made(decoded, step)
+
+    def first(self) -> tuple[Tensor, Tensor]:
+        """Return the batch of step 0 as `[0]` does, and keep it decoded until a batch is asked for.
+
+        Raises:
+            DataError: as above.
+        """
+        self._first = self._take(0)
+        return self._made(self._first, 0)
+
+    def _made(self, decoded: Decoded, step: int) -> tuple[Tensor, Tensor]:
         self.bad |= decoded.bad
         images, labels = decoded.images, decoded.labels
         if self._device.type == "cuda":

@@ -23,6 +23,7 @@ from ..runtime.signals import Interrupted, stop_signals
 from .continued import Continued
 from .engine import Engine
 from .finish import evaluate_trained, write
+from .photo_report import write_first_batch
 from .prepare import Prepared, prepare
 from .resumed import check_images, check_own, other_versions, recorded_data_dir, recorded_start
 from .run_folder import Run
@@ -220,10 +221,12 @@ def _begin(trainer: Trainer, prepared: Prepared, resumed: dict[str, Any] | None)
         run.note_resume(trainer.step, resumed)
         for note in resumed["notes"]:
             reporter.say(note)
-    elif prepared.own_network is not None or prepared.start is not None:
-        trainer.save()  # the initial weights follow from no seed
-    if prepared.start is not None and resumed is None:
-        reporter.say(f"weights of {run.recipe.weights}: {prepared.start.note}")
+    else:
+        write_first_batch(run, prepared)
+        if prepared.own_network is not None or prepared.start is not None:
+            trainer.save()  # the initial weights follow from no seed
+        if prepared.start is not None:
+            reporter.say(f"weights of {run.recipe.weights}: {prepared.start.note}")
     reporter.say(f"run folder {run.path}")
     if not prepared.denormals_flushed:
         reporter.say("warning: threads started before residual was imported keep denormals, which are slow")

@@ -17,6 +17,7 @@ from ..data.photos import PhotoDataset, Photos
 from ..errors import UsageError
 from ..evaluation.classification import Evaluation, evaluate_split
 from ..evaluation.photos import evaluate_photos
+from ..evaluation.predictions import Recorder
 from ..models.build import build_model
 from ..models.fused import rule_fuses
 from ..models.network import Network
@@ -51,11 +52,15 @@ class Prepared:
         split: Split | Photos,
         network: nn.Module,
         progress: Callable[[int], None] = lambda _done: None,
+        recorder: Recorder | None = None,
     ) -> Evaluation:
-        """Evaluate a network, such as the one in training, on a split."""
+        """Evaluate a network, such as the one in training, on a split; `recorder` is for photographs."""
         preprocessing, device = self.data.preprocessing, self.device
         if isinstance(split, Photos):
-            return evaluate_photos(network, split, preprocessing, device, progress, self.data.workers)
+            workers = self.data.workers
+            return evaluate_photos(
+                network, split, preprocessing, device, progress, workers, recorder=recorder
+            )
         return evaluate_split(network, split, preprocessing, device, progress)
 
     def facts(self, data_dir: str | Path | None) -> dict[str, Any]:
