@@ -120,8 +120,8 @@ def test_leaks_and_labels_that_differ_are_reported(tmp_path):
     assert found.shorter_side == 180
     text = "\n".join(found.notes)
     for said in (
-        "1 test images are near-duplicates",
-        "different labels",
+        "in the test set: 1, so that",
+        "different labels: 1, for",
         "cannot be decoded",
         "fewer than 10",
     ):

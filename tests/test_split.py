@@ -148,8 +148,8 @@ def test_groups_across_given_sets_are_told(tmp_path):
     )
     put(root, "train/a/z.png")
     notes = load_folder(root, group="([xy]).png").findings.notes
-    assert "2 groups are in both sets, for example x" in notes
-    assert "1 of 9 images belong to no group" in notes
+    assert "groups in both sets: 2, for example x" in notes
+    assert "images that belong to no group: 1 of 9" in notes
 
 
 def test_a_resumed_run_keeps_its_groups():
