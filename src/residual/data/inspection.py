@@ -90,8 +90,8 @@ def report(listing: Listing, found: Search, train: Rows, test: Rows, given: bool
     notes = [*found.notes, *_on_duplicates(paths, groups, leaks, conflicts, classes, given)]
     if found.bad:
         notes.append(
-            f"images that cannot be decoded: {len(found.bad):,}, such as {paths[found.bad[0]]}; mend or remove "
-            "them, or skip them with --on-bad-image skip"
+            f"images that cannot be decoded: {len(found.bad):,}, such as {paths[found.bad[0]]}; mend or "
+            "remove them, or skip them with --on-bad-image skip"
         )
     return Findings(
         tuple(tuple(paths[number] for number in group) for group in groups),
@@ -121,8 +121,8 @@ def _on_duplicates(
     if leaks:
         a, b = leaks[0]
         notes.append(
-            f"near-duplicates of training images in the test set: {len({b for _, b in leaks}):,}, so that the "
-            f"test error will be too low, for example {paths[b]} of {paths[a]}"
+            f"near-duplicates of training images in the test set: {len({b for _, b in leaks}):,}, so that "
+            f"the test error will be too low, for example {paths[b]} of {paths[a]}"
         )
     if conflicts:
         a, b = _of_two_classes(conflicts[0], classes)
