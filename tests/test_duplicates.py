@@ -120,8 +120,8 @@ def test_leaks_and_labels_that_differ_are_reported(tmp_path):
     assert found.shorter_side == 180
     text = "\n".join(found.notes)
     for said in (
-        "1 test images are near-duplicates",
-        "different labels",
+        "in the test set: 1, so that",
+        "different labels: 1, for",
         "cannot be decoded",
         "fewer than 10",
     ):
@@ -185,8 +185,8 @@ def test_too_many_images_are_not_compared(tmp_path, monkeypatch):
 
 
 def test_images_that_all_look_alike_are_not_one_group(tmp_path):
-    root = folder(tmp_path / "a", 30, 0)
-    for number in range(20):
+    root = folder(tmp_path / "a", 20, 0)
+    for number in range(14):
         picture(5).save(root / "c0" / f"same{number}.jpg", quality=60 + number)
     dataset = load_folder(root)
     assert "look so alike" in dataset.findings.notes[0]

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ import torch
 from residual.data.folder import load_folder
 from residual.data.photos import Photos, split_photos
 from residual.data.split import TEST_KEY, set_apart, test_counts, validation_counts
-from residual.errors import DataError, UsageError
+from residual.errors import DataError, RunError, UsageError
+from residual.training.training_data import Reading
 from test_folders import put
 
 test_counts.__test__ = False
@@ -146,5 +148,13 @@ def test_groups_across_given_sets_are_told(tmp_path):
     )
     put(root, "train/a/z.png")
     notes = load_folder(root, group="([xy]).png").findings.notes
-    assert "2 groups are in both sets, for example x" in notes
-    assert "1 of 9 images belong to no group" in notes
+    assert "groups in both sets: 2, for example x" in notes
+    assert "images that belong to no group: 1 of 9" in notes
+
+
+def test_a_resumed_run_keeps_its_groups():
+    recorded = asdict(Reading(group="(.)"))
+    assert Reading.of_run(recorded, 2) == Reading(workers=2, group="(.)")
+    assert Reading.of_run({"workers": 1}, None).group is None  # of a run from before there were groups
+    with pytest.raises(RunError, match="corrupted: group must be text"):
+        Reading.of_run({"group": 3}, None)

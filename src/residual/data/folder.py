@@ -196,10 +196,10 @@ def _on_keys(keys: list[str], train: Rows, test: Rows) -> list[str]:
     ours, theirs = ({keys[number] for number, _ in rows} - {""} for rows in (train, test))
     notes = []
     if ours & theirs:
-        notes.append(f"{len(ours & theirs):,} groups are in both sets, for example {min(ours & theirs)}")
+        notes.append(f"groups in both sets: {len(ours & theirs):,}, for example {min(ours & theirs)}")
     alone = sum(not keys[number] for number, _ in train + test)
     if alone:
-        notes.append(f"{alone:,} of {len(train) + len(test):,} images belong to no group")
+        notes.append(f"images that belong to no group: {alone:,} of {len(train) + len(test):,}")
     return notes
 
 

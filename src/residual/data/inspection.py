@@ -90,8 +90,8 @@ def report(listing: Listing, found: Search, train: Rows, test: Rows, given: bool
     notes = [*found.notes, *_on_duplicates(paths, groups, leaks, conflicts, classes, given)]
     if found.bad:
         notes.append(
-            f"{len(found.bad):,} images cannot be decoded, for example {paths[found.bad[0]]}: mend or remove "
-            "them, or skip them with --on-bad-image skip"
+            f"images that cannot be decoded: {len(found.bad):,}, such as {paths[found.bad[0]]}; mend or "
+            "remove them, or skip them with --on-bad-image skip"
         )
     return Findings(
         tuple(tuple(paths[number] for number in group) for group in groups),
@@ -115,19 +115,19 @@ def _on_duplicates(
     if groups:
         stay = "" if given else ", each kept on one side of the split"
         notes.append(
-            f"{len(groups):,} groups of near-duplicates ({sum(map(len, groups)):,} images){stay}, such as "
+            f"groups of near-duplicates: {len(groups):,} ({sum(map(len, groups)):,} images){stay}, such as "
             f"{paths[groups[0][0]]} and {paths[groups[0][1]]}"
         )
     if leaks:
         a, b = leaks[0]
         notes.append(
-            f"{len({b for _, b in leaks}):,} test images are near-duplicates of training images, so that the "
-            f"test error will be too low, for example {paths[b]} of {paths[a]}"
+            f"near-duplicates of training images in the test set: {len({b for _, b in leaks}):,}, so that "
+            f"the test error will be too low, for example {paths[b]} of {paths[a]}"
         )
     if conflicts:
         a, b = _of_two_classes(conflicts[0], classes)
         notes.append(
-            f"{len(conflicts):,} groups of near-duplicates have different labels, for example "
+            f"groups of near-duplicates with different labels: {len(conflicts):,}, for example "
             f"{paths[a]} ({classes[a]}) and {paths[b]} ({classes[b]})"
         )
     return notes

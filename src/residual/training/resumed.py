@@ -46,6 +46,9 @@ def check_images(run: Run, began: Mapping[str, Any], prepared: Prepared) -> None
         raise RunError(
             f"{run.path} began with other images than those in the folder now: bring them back, or train anew"
         )
+    before, now = began.get("validation_sha256"), prepared.data.facts.get("validation_sha256")
+    if before is not None and before != now:
+        raise RunError(f"{run.path} began with another validation set than is set apart now: train anew")
 
 
 def other_versions(began: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
