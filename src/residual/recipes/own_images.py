@@ -74,7 +74,7 @@ def finetune(network: str) -> Recipe:
         precision="auto",
         label_smoothing=0.1,
         optimizer=Optimizer(
-            learning_rate=0.1,
+            learning_rate=0.2,
             weight_decay=5e-4,
             nesterov=True,
             decay_all=False,
