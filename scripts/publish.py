@@ -17,7 +17,8 @@ from residual.reproduce.page import HEADLINES, PAPER_ERRORS
 from residual.reproduce.results import provenance
 from residual.runtime.files import write_json, write_text
 from residual.training.run_folder import Run
-from residual.zoo.model_folder import load_model, model_card, save_model
+from residual.zoo.model_card import model_card
+from residual.zoo.model_folder import load_model, save_model
 from residual.zoo.pretrained import MEASURED, WEIGHTS
 
 

@@ -74,14 +74,14 @@ def train(
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     changes |= parse_overrides(override or [])
     room = options.parse_size(cache) if cache else 0
-    reading = {"workers": workers, "cache": room, "on_bad_image": on_bad_image}
+    reading = {"workers": workers, "cache": room, "on_bad_image": on_bad_image, "group": group}
     where = {"data_dir": data_dir, "device": device}
     _refuse_combinations(seeds, jobs, continued, add_classes)
     if resume is not None:
-        _refuse_with_resume(output, epochs, image_size, cache, on_bad_image, continued)
+        _refuse_with_resume(output, epochs, image_size, cache, on_bad_image, group, continued)
         results = [_resume(resume, model, recipe, changes, workers=workers, **where)]
     else:
-        chosen = choose(Wanted(model, recipe, name, data_dir, changes, image_size, epochs, continued))
+        chosen = choose(Wanted(model, recipe, name, data_dir, changes, image_size, epochs, continued, group))
         if seeds:
             results = _train_seeds(chosen, seeds, jobs or 1, output, as_json, reading=reading, **where)
         else:
@@ -111,11 +111,12 @@ def _refuse_with_resume(
     image_size: int | None,
     cache: str | None,
     bad_image: str,
+    group: str | None,
     continued: Path | None,
 ) -> None:
     """Refuse what a resumed run keeps."""
     given = {"--output": output, "--epochs": epochs, "--image-size": image_size, "--cache": cache}
-    given["--from"] = continued
+    given |= {"--from": continued, "--group": group}
     given["--on-bad-image"] = None if bad_image == "stop" else bad_image
     for option, value in given.items():
         if value is not None:
@@ -182,6 +183,9 @@ def _print_result(result: "Result", data: str | None, data_dir: Path | None) -> 
         f"{figures['iterations']:,} iterations, {figures['seconds']:.0f} s of training "
         f"({figures['images_per_second']:.0f} images/s)"
     )
+    macro = figures.get("macro_error", figures["error"])  # early runs have none
+    if f"{macro:.2f}" != f"{figures['error']:.2f}":  # the classes differ in size
+        print_line(f"macro error {macro:.2f} %, the mean over the classes")
     if figures["validation_best"]:
         best = figures["validation_best"]
         print_line(
@@ -195,6 +199,10 @@ def _print_result(result: "Result", data: str | None, data_dir: Path | None) -> 
     print_line(f"run     {result.path}")
     print_line(f"curves  {result.path / 'curves.png'}")
     print_line(f"model   {result.path / 'model'}")
+    if "advice" in figures:
+        print_line(f"report  {result.path / 'report.html'}")
+    for sentence in figures.get("advice", [])[:3]:
+        print_line(sentence)
     print_line("next:")
     print_line(f"  {program()} evaluate {result.path}{where}")
     print_line(f"  {program()} plot {result.path}")

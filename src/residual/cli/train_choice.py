@@ -42,6 +42,7 @@ class Wanted:
     image_size: int | None
     epochs: float | None
     continued: Path | None
+    group: str | None
 
 
 def choose(wanted: Wanted) -> Recipe:
@@ -50,7 +51,7 @@ def choose(wanted: Wanted) -> Recipe:
     by_images = wanted.recipe is None or wanted.recipe in LENGTHS
     images = None
     if wanted.data == FOLDER and wanted.data_dir is not None and (by_images or wanted.epochs is not None):
-        images = _count_photographs(wanted.data_dir)  # first of all, for there may be none
+        images = _count_photographs(wanted.data_dir, wanted.group)  # first of all, for there may be none
     if wanted.continued is not None:
         chosen, notes = _continued(wanted, wanted.continued), list[str]()
     elif wanted.model is not None:
@@ -164,10 +165,10 @@ def _sized(recipe: Recipe, wanted: Wanted, images: int | None) -> tuple[Recipe, 
     return recipe.replace({"iterations": max(1, round(wanted.epochs * images / recipe.batch_size))}), ()
 
 
-def _count_photographs(data_dir: Path) -> int:
+def _count_photographs(data_dir: Path, group: str | None) -> int:
     from ..data.folder import load_folder
 
-    dataset = load_folder(data_dir)
+    dataset = load_folder(data_dir, group=group)
     if dataset.changed:  # said here, for the next reading finds no change
         print_note(dataset.changed)
     return len(dataset.train)

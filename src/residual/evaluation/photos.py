@@ -1,7 +1,7 @@
 """Evaluation on photographs in files: decoded in worker processes, tested by a protocol of the paper."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +14,7 @@ from ..data.workers import map_in_workers
 from ..models.fold import optimize_for_inference
 from ..models.network import Network
 from .classification import Accumulator, Evaluation
+from .predictions import Recorder
 from .protocols import Protocol, make_protocol
 
 
@@ -26,6 +27,7 @@ def evaluate_photos(
     progress: Callable[[int], None] = lambda _done: None,
     workers: int = 0,
     protocol: str = "one-crop",
+    recorder: Recorder | None = None,
 ) -> Evaluation:
     """Evaluate a network on photographs, each once and in their order, by a protocol of section 4.1.
 
@@ -41,6 +43,7 @@ def evaluate_photos(
         progress: see above.
         workers: processes that decode; with 0 this one does.
         protocol: "one-crop", "ten-crop" or "multi-scale".
+        recorder: keeps the logits.
 
     Raises:
         BadImageError: an image cannot be decoded, and bad images are not skipped.
@@ -56,13 +59,17 @@ def evaluate_photos(
     on_device = replace(test, preprocessing=preprocessing.to(device))
     figures, skipped, done = Accumulator(), [], 0
     try:
-        with closing(_decoded(test, photos, workers)) as decoded:
+        watching = nullcontext() if recorder is None else recorder.watching(ready)
+        with watching, closing(_decoded(test, photos, workers)) as decoded:
             for batch in _batches(decoded, test.images_at_once):
                 good = [item for item in batch if not item.problem]
                 skipped += [photos.files[item.index] for item in batch if item.problem]
                 if good:
-                    labels = photos.labels[[item.index for item in good]]
-                    figures.add(on_device.predict(ready, [item.views for item in good], device), labels)
+                    indices = [item.index for item in good]
+                    logits = on_device.predict(ready, [item.views for item in good], device)
+                    figures.add(logits, photos.labels[indices])
+                    if recorder is not None:
+                        recorder.add(indices, logits)
                 done += len(batch)
                 progress(done)
     finally:

@@ -6,6 +6,7 @@ from pathlib import Path
 from ..errors import UsageError
 from .cifar import best, demo, fast, paper
 from .imagenet import imagenet_epochs, imagenet_modern, imagenet_paper
+from .imagenette import imagenette
 from .own_images import finetune, scratch
 from .schema import Recipe, load_recipe
 
@@ -17,6 +18,7 @@ RECIPES: dict[str, Callable[[str], Recipe]] = {
     "imagenet-paper": imagenet_paper,
     "imagenet-epochs": imagenet_epochs,
     "imagenet-modern": imagenet_modern,
+    "imagenette": imagenette,
     "finetune": finetune,
     "scratch": scratch,
 }

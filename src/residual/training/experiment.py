@@ -23,6 +23,7 @@ from ..runtime.signals import Interrupted, stop_signals
 from .continued import Continued
 from .engine import Engine
 from .finish import evaluate_trained, write
+from .photo_report import write_first_batch
 from .prepare import Prepared, prepare
 from .resumed import check_images, check_own, other_versions, recorded_data_dir, recorded_start
 from .run_folder import Run
@@ -58,6 +59,7 @@ def train(
     on_bad_image: OnBadImage = "stop",
     continued: str | Path | None = None,
     add_classes: bool = False,
+    group: str | None = None,
     quiet: bool = False,
     reporter: Reporter | None = None,
 ) -> Result:
@@ -81,6 +83,7 @@ def train(
         on_bad_image: "stop" at a photograph that cannot be decoded, or "skip" it: another takes its place.
         continued: a finished run on photographs to go on from with its weights, see `continued_recipe`; the
             result says how the error of its classes changed. With `add_classes`, there may be new ones.
+        group: which photographs stay on one side of a split, see `load_folder`.
         quiet: show no progress.
         reporter: shows progress in place of the default one.
 
@@ -97,7 +100,7 @@ def train(
     with reporter:
         recipe = _with_weights(recipe, continued, reporter)
         what: dict[str, Any] = {"data_dir": data_dir, "device": device, "dataset": own, "network": network}
-        what |= {"reading": Reading(workers, cache, on_bad_image), "reporter": reporter}
+        what |= {"reading": Reading(workers, cache, on_bad_image, group), "reporter": reporter}
         prepared = prepare(recipe, **what, add_classes=None if continued is None else add_classes)
         if continued is not None:
             prepared = _measure_former(prepared, reporter)
@@ -218,10 +221,12 @@ def _begin(trainer: Trainer, prepared: Prepared, resumed: dict[str, Any] | None)
         run.note_resume(trainer.step, resumed)
         for note in resumed["notes"]:
             reporter.say(note)
-    elif prepared.own_network is not None or prepared.start is not None:
-        trainer.save()  # the initial weights follow from no seed
-    if prepared.start is not None and resumed is None:
-        reporter.say(f"weights of {run.recipe.weights}: {prepared.start.note}")
+    else:
+        write_first_batch(run, prepared)
+        if prepared.own_network is not None or prepared.start is not None:
+            trainer.save()  # the initial weights follow from no seed
+        if prepared.start is not None:
+            reporter.say(f"weights of {run.recipe.weights}: {prepared.start.note}")
     reporter.say(f"run folder {run.path}")
     if not prepared.denormals_flushed:
         reporter.say("warning: threads started before residual was imported keep denormals, which are slow")

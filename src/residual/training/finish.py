@@ -5,14 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..data.photos import Photos
 from ..errors import CheckpointError, RunError
 from ..evaluation.classification import Evaluation
 from ..recipes.catalog import recipe_label
 from ..runtime.cpu_time import DISTURBED
 from ..runtime.progress import Reporter
-from ..zoo.model_folder import ModelConfig, model_card, save_model
+from ..zoo.model_card import model_card
+from ..zoo.model_folder import ModelConfig, save_model
 from ..zoo.own_network import save_own_network
 from .checkpoint import evaluated_weights, load_checkpoint
+from .photo_report import Examined, examine, recorder_for, write_report
 from .prepare import Prepared
 from .run_folder import Run
 from .trainer import Trained
@@ -26,16 +29,23 @@ class Evaluated:
     test: Evaluation
     validation_best: dict[str, float] | None
     continued: dict[str, Any] | None  # the change for the classes of the run that this one goes on from
+    examined: Examined | None  # of photographs
 
 
 def evaluate_trained(prepared: Prepared, trained: Trained, reporter: Reporter) -> Evaluated:
     """Evaluate the last step, and the best validation step, on the test set."""
     test = prepared.data.dataset.test
+    recorder = recorder_for(prepared)
     with reporter.working("test set", len(test)) as progress:
-        found = prepared.evaluate(test, trained.network, progress)
+        found = prepared.evaluate(test, trained.network, progress, recorder)
     former, names = prepared.continued, prepared.data.dataset.class_names
     change = former.change(names, found) if former else None
-    return Evaluated(trained, found, _evaluate_best(prepared, trained, reporter), change)
+    best, examined = _evaluate_best(prepared, trained, reporter), None
+    if recorder is not None:
+        examined = examine(prepared, trained.network, recorder.predictions(), reporter)
+    elif isinstance(test, Photos):
+        reporter.say("note: too many test images and classes for a report, so there is none")
+    return Evaluated(trained, found, best, change, examined)
 
 
 def _evaluate_best(prepared: Prepared, trained: Trained, reporter: Reporter) -> dict[str, float] | None:
@@ -56,7 +66,7 @@ def _evaluate_best(prepared: Prepared, trained: Trained, reporter: Reporter) -> 
 
 
 def write(run: Run, prepared: Prepared, evaluated: Evaluated) -> dict[str, Any]:
-    """Write model folder, curves and, last of all, the result, whose figures are returned.
+    """Write model folder, curves, report and, last of all, the result, whose figures are returned.
 
     Raises:
         RunError: one of them cannot be written; the message says how to go on.
@@ -71,6 +81,8 @@ def write(run: Run, prepared: Prepared, evaluated: Evaluated) -> dict[str, Any]:
         ) from error
     plot_runs([run], run.curves)
     figures = {**_figures(prepared, evaluated), "model_sha256": digest}
+    if evaluated.examined is not None:
+        figures |= write_report(run, prepared, evaluated.trained, evaluated.test, evaluated.examined)
     run.write_result(figures)
     return figures
 
@@ -84,6 +96,7 @@ def _write_model(run: Run, prepared: Prepared, evaluated: Evaluated) -> str:
         data=prepared.data.dataset.name,
         recipe=recipe_label(prepared.recipe),
         variant=None if prepared.own_network else prepared.recipe.variant,
+        temperature=1.0 if evaluated.examined is None else evaluated.examined.temperature.value,
     )
     facts = _facts(prepared, evaluated)
     if prepared.own_network:
@@ -93,13 +106,15 @@ def _write_model(run: Run, prepared: Prepared, evaluated: Evaluated) -> str:
 
 def _facts(prepared: Prepared, evaluated: Evaluated) -> Mapping[str, Any]:
     """Return the rows of the model card."""
-    trained, test = evaluated.trained, evaluated.test
+    trained, test, examined = evaluated.trained, evaluated.test, evaluated.examined
+    fitted = {} if examined is None else examined.temperature.facts()
     return {
         f"error on the {test.images:,} test images": f"{test.error:.2f} %",
         "training error, last window": f"{trained.training_error:.2f} %",
         "iterations": f"{trained.steps:,} of batch {prepared.recipe.batch_size}",
         "seed": prepared.recipe.seed,
         "seconds of training": f"{trained.seconds:.0f}",
+        **fitted,
     }
 
 
@@ -115,6 +130,9 @@ def _figures(prepared: Prepared, evaluated: Evaluated) -> dict[str, Any]:
         "seed": recipe.seed,
         "iterations": trained.steps,
         "error": test.error,
+        "error_interval": list(test.error_interval),
+        "macro_error": test.macro_error,
+        "calibration_error": test.calibration_error,
         "top5_error": test.top5_error,
         "loss": test.loss,
         "images": test.images,

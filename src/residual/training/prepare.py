@@ -17,6 +17,7 @@ from ..data.photos import PhotoDataset, Photos
 from ..errors import UsageError
 from ..evaluation.classification import Evaluation, evaluate_split
 from ..evaluation.photos import evaluate_photos
+from ..evaluation.predictions import Recorder
 from ..models.build import build_model
 from ..models.fused import rule_fuses
 from ..models.network import Network
@@ -51,11 +52,15 @@ class Prepared:
         split: Split | Photos,
         network: nn.Module,
         progress: Callable[[int], None] = lambda _done: None,
+        recorder: Recorder | None = None,
     ) -> Evaluation:
-        """Evaluate a network, such as the one in training, on a split."""
+        """Evaluate a network, such as the one in training, on a split; `recorder` is for photographs."""
         preprocessing, device = self.data.preprocessing, self.device
         if isinstance(split, Photos):
-            return evaluate_photos(network, split, preprocessing, device, progress, self.data.workers)
+            workers = self.data.workers
+            return evaluate_photos(
+                network, split, preprocessing, device, progress, workers, recorder=recorder
+            )
         return evaluate_split(network, split, preprocessing, device, progress)
 
     def facts(self, data_dir: str | Path | None) -> dict[str, Any]:
@@ -114,7 +119,9 @@ def prepare(
     dataset = dataset if dataset is not None else _load(recipe, data_dir, reading, reporter)
     size = check_recipe(recipe, dataset)
     if isinstance(dataset, Dataset) and reading != Reading():
-        raise UsageError("workers, cache and on_bad_image are for photographs in a folder: leave them out")
+        raise UsageError(
+            "workers, cache, group and on_bad_image are for photographs in a folder: leave them out"
+        )
     own = None if network is None else class_path(network)
     source = None
     if network is None:  # before the data, which may take long to prepare
@@ -147,10 +154,20 @@ def _load(
         return load_dataset(recipe.data, data_dir)
     if data_dir is None:
         raise UsageError(f"the recipe {recipe.name} trains on photographs: say in which folder, with --data")
-    with reporter.working("reading the folder, files") as progress:
-        dataset = load_folder(data_dir, on_bad_image=reading.on_bad_image, progress=progress)
-    if dataset.changed:
-        reporter.say(f"note: {dataset.changed}")
+    with (
+        reporter.working("reading the folder, files") as progress,
+        reporter.working("looking for near-duplicates, images") as compared,
+    ):
+        dataset = load_folder(
+            data_dir,
+            on_bad_image=reading.on_bad_image,
+            group=reading.group,
+            progress=progress,
+            compared=compared,
+        )
+    for note in (dataset.changed, *dataset.findings.notes):
+        if note:
+            reporter.say(f"note: {note}")
     return dataset
 
 

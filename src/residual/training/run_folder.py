@@ -41,6 +41,9 @@ class Run:
     checkpoints/       what `--resume` starts from
     result.json        the figures, once training has ended
     curves.png         error against iterations
+    batch.png          of photographs: the first batch as the network sees it
+    report.html        of photographs: the figures, the mistakes, the images
+    mistakes.csv       of photographs: the misclassified ones
     model/             the model folder, from the last step
     """
 
@@ -49,6 +52,9 @@ class Run:
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self.curves = path / "curves.png"
+        self.batch = path / "batch.png"
+        self.report = path / "report.html"
+        self.mistakes = path / "mistakes.csv"
         self._recipe = path / "recipe.json"
         self._environment = path / "environment.json"
         self._metrics = path / "metrics.jsonl"

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ FORMAT = 2  # of config.json; 1 had no number, and `input_size` and `normalizati
 class ModelConfig:
     """What must be known beside the weights to use a network.
 
-    `recipe` names how it was trained, `data` on what; `variant` is as `build_model` takes it.
+    `recipe` names how it was trained, `data` on what; `variant` is as `build_model` takes it. Confidences are
+    the softmax of logits divided by `temperature`.
     """
 
     network: str
@@ -42,6 +44,7 @@ class ModelConfig:
     recipe: str
     variant: str | None = None
     in_channels: int = 3
+    temperature: float = 1.0
 
     @property
     def normalization(self) -> Normalization:
@@ -65,6 +68,7 @@ class ModelConfig:
             "data": self.data,
             "recipe": self.recipe,
             "preprocessing": self.preprocessing.as_dict(),
+            "temperature": self.temperature,
         }
 
     @classmethod
@@ -85,6 +89,7 @@ class ModelConfig:
             recipe=values["recipe"],
             variant=values.get("variant"),  # earlier versions had no networks with one
             in_channels=values.get("in_channels", 3),
+            temperature=values.get("temperature", 1.0),  # absent where none was fitted
         )
         _check_config(config, values["class_names"])
         return config
@@ -248,6 +253,10 @@ def _check_config(config: ModelConfig, class_names: Any) -> None:
         raise ValueError("network, shortcut, variant, data and recipe must be text")
     if type(config.in_channels) is not int:
         raise ValueError("in_channels must be a whole number")
+    if type(config.temperature) not in (int, float) or not (
+        config.temperature > 0 and isfinite(config.temperature)
+    ):
+        raise ValueError("temperature must be a finite number above 0")
     if not isinstance(class_names, list | tuple) or not 1 <= len(class_names) <= MAX_CLASSES:
         raise ValueError(f"class_names must be a list of 1 to {MAX_CLASSES:,} names")
     if not all(isinstance(name, str) and len(name) <= MAX_NAME for name in class_names):
@@ -264,33 +273,3 @@ def _compact_json(values: dict[str, Any]) -> str:
     """Write one key a line, so that a per-pixel mean does not fill three thousand lines."""
     lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
     return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def model_card(config: ModelConfig, facts: Mapping[str, Any]) -> str:
-    """Write the folder's README: what the network is, what was measured, how to use it."""
-    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    labels = ", ".join(config.class_names[:10]) + (", ..." if len(config.class_names) > 10 else "")
-    shortcuts = f"option {config.shortcut}" if config.shortcut else "none"
-    variant = f" Variant: {config.variant}." if config.variant else ""
-    return f"""---
-library_name: residual
-pipeline_tag: image-classification
-datasets: [{config.data}]
----
-# {config.network}
-
-A network of "Deep Residual Learning for Image Recognition" (He et al., 2015) for images of
-{config.input_size[1]}x{config.input_size[2]} pixels. Shortcuts: {shortcuts}.{variant}
-Trained on: {config.data}. Recipe: {config.recipe}.
-
-| | |
-|---|---|
-{rows}
-
-Classes: {labels}.
-
-    residual evaluate FOLDER
-
-    import residual
-    model = residual.load_model("FOLDER")  # preprocessing and class names in model.config
-"""

@@ -9,7 +9,8 @@ from ...models.names import parse_name
 from ...models.network import Network
 from ...runtime.files import found
 from ..hub import fetch, is_hub_name
-from ..model_folder import ModelConfig, load_model, load_weights, model_card, save_model
+from ..model_card import model_card
+from ..model_folder import ModelConfig, load_model, load_weights, save_model
 from .akamaster import zeros_last
 from .plan import build_network, make_config, make_plan, notes
 from .read import CONFIG, read, read_config
