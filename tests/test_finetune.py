@@ -150,13 +150,18 @@ def test_the_command_sizes_and_explains(photographs, tmp_path, cli):
     )
     assert code == 0, err
     recipe = Run.open(run).recipe
-    assert (recipe.name, recipe.weights, recipe.batch_size) == ("scratch", None, 16)
-    assert (recipe.iterations, recipe.augment.early_size, recipe.test_resize) == (125, 24, 36)
+    assert (recipe.name, recipe.weights, recipe.batch_size) == ("scratch", None, 20)
+    assert (recipe.iterations, recipe.augment.early_size, recipe.test_resize) == (100, 24, 36)
     assert "note: starting from scratch, since --weights none was given (recipe scratch)\n" in err
-    assert "note: batches of 16, since 20 images are few\n" in err
+    assert "note: batches of 20, since 20 images are few\n" in err
     assert "note: 100 epochs, since 20 images are few: no more than that\n" in err
     config = residual.load_model(run).config
     assert config.normalization.mean.tolist() == pytest.approx([255 * value for value in IMAGENET_MEAN])
+    code, _, err = cli(
+        "train", "resnet8", *options, "--fit", "pad", "--set", "stop_after=1", "--output", tmp_path / "pad"
+    )
+    assert code == 0, err
+    assert Run.open(tmp_path / "pad").recipe.test_resize == 0
     code, out, err = cli("train", "resnet8", *options, "--recipe", "finetune")
     assert (code, out) == (2, "")
     assert "finetune needs weights, but --weights none was given: give --weights PATH" in err

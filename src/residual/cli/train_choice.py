@@ -61,6 +61,8 @@ def choose(wanted: Wanted) -> Recipe:
         raise UsageError("which network? For example: residual train resnet20; 'residual models' lists them")
     if wanted.image_size is not None:
         chosen = chosen.replace(_in_proportion(chosen, wanted.image_size))
+    if wanted.changes.get("fit", "crop") != "crop":
+        chosen = chosen.replace({"test_resize": 0})  # of a crop; what was set by the user comes last
     chosen = chosen.replace({key: value for key, value in wanted.changes.items() if key != "weights"})
     chosen, reasons = _sized(chosen, wanted, images)
     for note in (*notes, *_note_on_size(chosen), *reasons):
@@ -167,8 +169,14 @@ def _sized(recipe: Recipe, wanted: Wanted, images: int | None) -> tuple[Recipe, 
 
 def _count_photographs(data_dir: Path, group: str | None) -> int:
     from ..data.folder import load_folder
+    from ..runtime.progress import Reporter
 
-    dataset = load_folder(data_dir, group=group)
+    with (
+        Reporter() as reporter,
+        reporter.working("reading the folder, files") as progress,
+        reporter.working("looking for near-duplicates, images") as compared,
+    ):
+        dataset = load_folder(data_dir, group=group, progress=progress, compared=compared)
     if dataset.changed:  # said here, for the next reading finds no change
         print_note(dataset.changed)
     return len(dataset.train)

@@ -10,20 +10,27 @@ from dataclasses import dataclass
 from .augment import ResizedCrop
 from .schema import FOLDER, Optimizer, Recipe, Schedule
 
-SMALLEST_BATCH = 16  # below, BN's statistics of a batch are poor
 STEPS_PER_EPOCH = 16  # at least so many, with smaller batches if need be
 
 
 @dataclass(frozen=True)
 class Length:
-    """How long to train: for so many views of images, but in no fewer and no more epochs than these."""
+    """How long to train: for so many views of images, but in no fewer and no more epochs than these.
+
+    Batches become smaller for few images, but not below `batch`: BN's statistics of fewer are poor, and a
+    step of Muon takes its time whatever the batch, for ResNet-18 a second of one core.
+    """
 
     views: int
     least: int
     most: int
+    batch: int
 
 
-LENGTHS = {"finetune": Length(20_000, least=5, most=30), "scratch": Length(80_000, least=15, most=100)}
+LENGTHS = {
+    "finetune": Length(20_000, least=5, most=30, batch=16),
+    "scratch": Length(80_000, least=15, most=100, batch=32),
+}
 
 # what `residual train --from RUN` changes of `finetune`: the weights are for most of the classes already
 CONTINUED = {"optimizer.learning_rate": 0.02, "optimizer.body_rate": 0.1}
@@ -74,7 +81,7 @@ def finetune(network: str) -> Recipe:
         precision="auto",
         label_smoothing=0.1,
         optimizer=Optimizer(
-            learning_rate=0.1,
+            learning_rate=0.2,
             weight_decay=5e-4,
             nesterov=True,
             decay_all=False,
@@ -106,7 +113,7 @@ def fit_to_images(
     changes: dict[str, int] = {}
     reasons = []
     if "batch_size" not in given:
-        batch = _batch_size(recipe.batch_size, images)
+        batch = _batch_size(recipe.batch_size, length.batch, images)
         if batch != recipe.batch_size:
             changes["batch_size"] = batch
             reasons.append(f"batches of {batch}, since {images:,} images are few")
@@ -123,10 +130,10 @@ def fit_to_images(
     return recipe.replace(changes), tuple(reasons)
 
 
-def _batch_size(usual: int, images: int) -> int:
-    """Halve the batch until an epoch has enough steps."""
+def _batch_size(usual: int, smallest: int, images: int) -> int:
+    """Halve the batch until an epoch has enough steps, or a half would be too small."""
     batch = usual
-    while batch // 2 >= SMALLEST_BATCH and images < batch * STEPS_PER_EPOCH:
+    while batch // 2 >= smallest and images < batch * STEPS_PER_EPOCH:
         batch //= 2
     return max(1, min(batch, images))
 
