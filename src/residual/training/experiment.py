@@ -234,7 +234,7 @@ def _begin(trainer: Trainer, prepared: Prepared, resumed: dict[str, Any] | None)
         for note in resumed["notes"]:
             reporter.say(note)
     else:
-        write_first_batch(run, prepared)
+        write_first_batch(run, prepared, reporter)
         if prepared.own_network is not None:
             trainer.save()  # its initial weights follow from no seed
     reporter.say(f"run folder {run.path}")
