@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import os
 import re
 from html.parser import HTMLParser
 
@@ -161,6 +162,18 @@ def test_mistakes_are_those_of_the_confusion_matrix_worst_first(outcome, tmp_pat
     assert {row["set"] for row in rows} == {"test", "training"}
 
 
+def test_file_names_that_are_not_utf8_are_written_too(outcome, tmp_path):
+    photos = dataclasses.replace(outcome.train, files=[f"\udcff{n}.png" for n in range(60)])
+    predictions = {"test": Predictions(photos, outcome.predictions["test"].logits)}
+    renamed = dataclasses.replace(outcome, predictions=predictions)
+    page.write_page(tmp_path / "report.html", renamed)
+    write_mistakes(tmp_path / "mistakes.csv", renamed.judged)
+    assert re.search(r"\?\d+\.png", (tmp_path / "report.html").read_text(encoding="utf-8"))
+    rows = (tmp_path / "mistakes.csv").read_bytes().splitlines()[1:]
+    assert rows
+    assert all(row.startswith(os.fsencode("\udcff")) for row in rows)
+
+
 def test_many_classes_and_large_pictures_stay_below_three_megabytes(tmp_path):
     names = tuple(f"class {number}" for number in range(300))
     outcome = make_outcome(tmp_path, classes=300, images=600, names=names)
@@ -274,7 +287,7 @@ def test_a_report_that_cannot_be_written_leaves_a_run_to_resume(photographs, tmp
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(page, "write_text", full)
+        patch.setattr(page, "write_atomically", full)
         with pytest.raises(RunError, match=r"report.*No space left.*--resume"):
             residual.train(recipe, data_dir=photographs, output=tmp_path / "run", workers=0)
     assert Run.open(tmp_path / "run").result is None

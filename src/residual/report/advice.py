@@ -26,9 +26,9 @@ def verdict(outcome: Outcome) -> str:
     guess = 100 * (test.images - largest) / test.images
     right = round(100 - test.error)
     return (
-        f"The network names the class of {right} in 100 test images (its error is between {low:.1f} and "
-        f"{high:.1f} % with 95 % confidence); always naming the most frequent class would be wrong for "
-        f"{guess:.0f} %."
+        f"The network is right for {right} in 100 test images: its error is between {low:.1f} and "
+        f"{high:.1f} % (95 % confidence), where always naming "
+        f"the most frequent class would give {guess:.0f} %."
     )
 
 

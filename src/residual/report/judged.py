@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..data.photos import Photos
 from ..evaluation.predictions import Predictions
-from ..runtime.files import write_text
+from ..runtime.files import write_atomically
 
 CHUNK = 4096  # images whose probabilities are in memory at once
 COLUMNS = ("path", "true", "predicted", "confidence", "true_probability", "set")
@@ -71,4 +72,6 @@ def write_mistakes(path: Path, sets: Mapping[str, Judged]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(row for _, row in rows)
-    write_text(path, text.getvalue())
+    # names that are not UTF-8 keep their bytes
+    content = text.getvalue().encode("utf-8", sys.getfilesystemencodeerrors())
+    write_atomically(path, lambda file: file.write(content))

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..runtime.files import write_text
+from ..runtime.files import write_atomically
 from .advice import advice, trusts_suspects, verdict
 from .charts import calibration_chart, error_chart
 from .outcome import Outcome
@@ -37,7 +37,8 @@ def write_page(path: Path, outcome: Outcome) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    write_text(path, render(outcome))
+    html = render(outcome).encode("utf-8", "replace")  # names of files need not be UTF-8
+    write_atomically(path, lambda file: file.write(html))
 
 
 def render(outcome: Outcome) -> str:

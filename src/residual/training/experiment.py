@@ -222,7 +222,7 @@ def _begin(trainer: Trainer, prepared: Prepared, resumed: dict[str, Any] | None)
         for note in resumed["notes"]:
             reporter.say(note)
     else:
-        write_first_batch(run, prepared)
+        write_first_batch(run, prepared, reporter)
         if prepared.own_network is not None or prepared.start is not None:
             trainer.save()  # the initial weights follow from no seed
         if prepared.start is not None:

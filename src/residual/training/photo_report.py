@@ -37,7 +37,7 @@ class Examined:
     notes: tuple[str, ...]
 
 
-def write_first_batch(run: Run, prepared: Prepared) -> None:
+def write_first_batch(run: Run, prepared: Prepared, reporter: Reporter) -> None:
     """Draw the first batch of photographs into `batch.png`; images in memory have none.
 
     Raises:
@@ -56,6 +56,7 @@ def write_first_batch(run: Run, prepared: Prepared) -> None:
         raise RunError(
             f"cannot write {run.batch}: {error}; once there is room, {run.how_to_resume}"
         ) from error
+    reporter.say(f"first batch as the network sees it: {run.batch}")
 
 
 def recorder_for(prepared: Prepared) -> Recorder | None:
