@@ -3,6 +3,7 @@
 import logging
 import statistics
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from ..errors import UsageError
 from ..models.names import for_small_images, parse_name
 from ..recipes.catalog import get_recipe
 from ..recipes.schema import DATASETS, FOLDER, Recipe, parse_overrides
+from ..runtime.duration import parse_duration
 from ..training.run_folder import Run
 from . import train_options as options
 from .models import Variant
@@ -45,6 +47,7 @@ def train(
     epochs: options.Epochs = None,
     time: options.Time = None,
     find_lr: options.FindRate = False,
+    early_stop: options.EarlyStop = None,
     batch_size: options.BatchSize = None,
     image_size: options.ImageSize = None,
     lr: options.Rate = None,
@@ -65,6 +68,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a network, or resume a run."""
+    began = perf_counter()  # before torch is loaded
     if verbose:
         logging.captureWarnings(False)
         logging.basicConfig(level=logging.INFO)
@@ -72,12 +76,15 @@ def train(
     named: dict[str, Any] = {"data": name, "shortcut": shortcut, "variant": variant, "seed": seed}
     named |= {"iterations": iterations, "validation": validation, "curve": curve, "batch_size": batch_size}
     named |= {"precision": precision, "optimizer.learning_rate": lr, "weights": weights}
-    named |= {"fit": fit, "balance": balance}
+    named |= {"fit": fit, "balance": balance, "early_stop": early_stop}
+    named |= {"time": None if time is None else _parse_time(time, epochs, iterations)}
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     changes |= parse_overrides(override or [])
     room = options.parse_size(cache) if cache else 0
     reading = {"workers": workers, "cache": room, "on_bad_image": on_bad_image}
     where = {"data_dir": data_dir, "device": device}
+    if find_lr:
+        _refuse_with_find_rate(changes, seeds, resume)
     if jobs is not None and seeds is None:
         raise UsageError("--jobs goes with --seeds: it says how many of the seeds' runs train at once")
     if resume is not None:
@@ -92,7 +99,7 @@ def train(
         if seeds:
             results = _train_seeds(chosen, seeds, jobs or 1, output, as_json, reading=reading, **where)
         else:
-            results = [_train(chosen, output, **where, **reading)]
+            results = [_train(chosen, output, **where, **reading, find_rate=find_lr, began=began)]
     if as_json:
         print_json([result.figures for result in results] if seeds else results[0].figures)
     elif not seeds:
@@ -141,6 +148,26 @@ def _refuse_with_resume(
     for option, value in given.items():
         if value is not None:
             raise UsageError(f"--resume keeps the run's folder, length and images: leave {option} out")
+
+
+def _parse_time(text: str, epochs: float | None, iterations: int | None) -> float:
+    """Return the seconds of `--time`, which sets the length of the schedule alone."""
+    if epochs is not None or iterations is not None:
+        raise UsageError("--time sets the length of the schedule: leave --epochs and --iterations out")
+    seconds = parse_duration(text, "--time")
+    if not seconds:
+        raise UsageError("--time must be above 0")
+    return seconds
+
+
+def _refuse_with_find_rate(changes: dict[str, Any], seeds: int | None, resume: Path | None) -> None:
+    """Refuse what --find-lr does not go with."""
+    if "optimizer.learning_rate" in changes:
+        raise UsageError("--find-lr finds the learning rate: leave --lr out")
+    if seeds is not None:
+        raise UsageError("--find-lr is for one run: find a rate with it, and give --seeds that --lr")
+    if resume is not None:
+        raise UsageError("--resume keeps the run's learning rate: leave --find-lr out")
 
 
 def _train(recipe: Recipe, output: Path | None, **where: Any) -> "Result":

@@ -162,10 +162,12 @@ class Recipe(Section):
     def evaluation_period(self) -> int:
         """Steps between two evaluations: `evaluate_every`, or fewer (at least 50) so that there are 30.
 
-        Where they decide on the learning rate, `stop_after` does not change them.
+        Where they decide on the learning rate, `stop_after` does not change them. With a time, which they
+        take a part of, there are at most ten.
         """
         steps = self.iterations if self.schedule.shape == "plateau" else self.last_step
-        return min(self.evaluate_every, max(50, steps // 30))
+        period = min(self.evaluate_every, max(50, steps // 30))
+        return max(period, -(-steps // 10)) if self.time else period
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain nested values that `from_dict` reads back to an equal recipe."""

@@ -124,4 +124,5 @@ def _figures(prepared: Prepared, evaluated: Evaluated) -> dict[str, Any]:
         "others_share": round(trained.cpu.others_share, 4),
         "disturbed": trained.cpu.others_share > DISTURBED,
         "warmup_end": trained.warmup_end,
+        "stopped_early": trained.stopped_early,
     }

@@ -41,6 +41,7 @@ class Run:
     checkpoints/       what `--resume` starts from
     result.json        the figures, once training has ended
     curves.png         error against iterations
+    find-lr.png        loss against learning rate, if a range test chose the learning rate
     model/             the model folder, from the last step
     """
 
@@ -49,6 +50,7 @@ class Run:
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self.curves = path / "curves.png"
+        self.find_rate = path / "find-lr.png"
         self._recipe = path / "recipe.json"
         self._environment = path / "environment.json"
         self._metrics = path / "metrics.jsonl"
