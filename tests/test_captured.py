@@ -25,6 +25,7 @@ from residual.training.cuda_graph import WARMUP_STEPS, DeviceSteps
 from residual.training.engine import Engine
 from residual.training.optim import make_optimizer
 from residual.training.run_folder import Run
+from residual.training.run_state import go_back
 from residual.training.trainer import Trainer
 
 SETTINGS = {"iterations": 24, "batch_size": 32, "log_every": 5, "checkpoint_every": 7, "curve": "none"}
@@ -217,7 +218,7 @@ def fit(few, path, kind, stop_after=None):
     run = Run(path) if path.exists() else Run.create(path, recipe, facts)
     trainer = Trainer(Engine(recipe, network, batches), run, Reporter())
     if find_checkpoint(run.checkpoints):
-        trainer.resume()
+        go_back(trainer)
         run.note_resume(trainer.step, {})
     if stop_after is not None:
         network.train()

@@ -4,6 +4,7 @@ import logging
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ import typer
 from ..errors import UsageError
 from ..recipes.catalog import get_recipe
 from ..recipes.schema import DATASETS, Recipe, parse_overrides
+from ..runtime.duration import parse_duration
 from ..training.run_folder import Run
 from . import train_options as options
 from .models import Variant
@@ -43,6 +45,7 @@ def train(
     epochs: options.Epochs = None,
     time: options.Time = None,
     find_lr: options.FindRate = False,
+    early_stop: options.EarlyStop = None,
     batch_size: options.BatchSize = None,
     image_size: options.ImageSize = None,
     lr: options.Rate = None,
@@ -63,6 +66,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a network, or resume a run."""
+    began = perf_counter()  # before torch is loaded
     if verbose:
         logging.captureWarnings(False)
         logging.basicConfig(level=logging.INFO)
@@ -70,13 +74,16 @@ def train(
     named: dict[str, Any] = {"data": name, "shortcut": shortcut, "variant": variant, "seed": seed}
     named |= {"iterations": iterations, "validation": validation, "curve": curve, "batch_size": batch_size}
     named |= {"precision": precision, "optimizer.learning_rate": lr, "weights": weights}
-    named |= {"fit": fit, "balance": balance}
+    named |= {"fit": fit, "balance": balance, "early_stop": early_stop}
+    named |= {"time": None if time is None else _parse_time(time, epochs, iterations)}
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     changes |= parse_overrides(override or [])
     room = options.parse_size(cache) if cache else 0
     reading = {"workers": workers, "cache": room, "on_bad_image": on_bad_image, "group": group}
     where = {"data_dir": data_dir, "device": device}
     _refuse_combinations(seeds, jobs, continued, add_classes)
+    if find_lr:
+        _refuse_with_find_rate(changes, seeds, resume)
     if resume is not None:
         _refuse_with_resume(output, epochs, image_size, cache, on_bad_image, group, continued)
         results = [_resume(resume, model, recipe, changes, workers=workers, **where)]
@@ -85,8 +92,8 @@ def train(
         if seeds:
             results = _train_seeds(chosen, seeds, jobs or 1, output, as_json, reading=reading, **where)
         else:
-            more = {"continued": continued, "add_classes": add_classes}
-            results = [_train(chosen, output, **more, **where, **reading)]
+            more = {"continued": continued, "add_classes": add_classes, "find_rate": find_lr}
+            results = [_train(chosen, output, **more, **where, **reading, began=began)]
     if as_json:
         print_json([result.figures for result in results] if seeds else results[0].figures)
     elif not seeds:
@@ -121,6 +128,26 @@ def _refuse_with_resume(
     for option, value in given.items():
         if value is not None:
             raise UsageError(f"--resume keeps the run's folder, length and images: leave {option} out")
+
+
+def _parse_time(text: str, epochs: float | None, iterations: int | None) -> float:
+    """Return the seconds of `--time`, which sets the length of the schedule alone."""
+    if epochs is not None or iterations is not None:
+        raise UsageError("--time sets the length of the schedule: leave --epochs and --iterations out")
+    seconds = parse_duration(text, "--time")
+    if not seconds:
+        raise UsageError("--time must be above 0")
+    return seconds
+
+
+def _refuse_with_find_rate(changes: dict[str, Any], seeds: int | None, resume: Path | None) -> None:
+    """Refuse what --find-lr does not go with."""
+    if "optimizer.learning_rate" in changes:
+        raise UsageError("--find-lr finds the learning rate: leave --lr out")
+    if seeds is not None:
+        raise UsageError("--find-lr is for one run: find a rate with it, and give --seeds that --lr")
+    if resume is not None:
+        raise UsageError("--resume keeps the run's learning rate: leave --find-lr out")
 
 
 def _train(recipe: Recipe, output: Path | None, **where: Any) -> "Result":

@@ -73,6 +73,10 @@ Time = Annotated[str | None, typer.Option(help="Fit the schedule to this time, s
 FindRate = Annotated[
     bool, typer.Option("--find-lr", help="Try rising learning rates first, and train with the one found.")
 ]
+EarlyStop = Annotated[
+    int | None,
+    typer.Option(min=1, help="End after N evaluations in a row without a lower validation error."),
+]
 Curve = Annotated[str | None, typer.Option(help="'test' draws the test error too, as Figure 6 does.")]
 Seeds = Annotated[
     int | None, typer.Option(min=1, help="Train with seeds 0 to N-1, each in a folder in --output.")

@@ -164,12 +164,14 @@ class Recipe(Section):
         """Steps between two evaluations: `evaluate_every`, or fewer (at least 50) so that there are 30.
 
         Where they decide on the learning rate, `stop_after` does not change them. For a curve of photographs,
-        which take long to evaluate, five are enough.
+        which take long to evaluate, five are enough. With a time, which they take a part of, there are at
+        most ten.
         """
         if self.data == FOLDER and not self.validation:
             return min(self.evaluate_every, max(50, self.last_step // 5))
         steps = self.iterations if self.schedule.shape == "plateau" else self.last_step
-        return min(self.evaluate_every, max(50, steps // 30))
+        period = min(self.evaluate_every, max(50, steps // 30))
+        return max(period, -(-steps // 10)) if self.time else period
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain nested values that `from_dict` reads back to an equal recipe."""

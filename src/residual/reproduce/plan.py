@@ -1,6 +1,5 @@
 """The runs that a table or figure of the paper needs, and a time budget for them."""
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from ..errors import UsageError
 from ..models.names import for_small_images, parse_name
 from ..recipes.catalog import CIFAR_RECIPES, get_recipe
 from ..recipes.schema import Recipe
+from ..runtime.duration import parse_duration
 
 FIGURE_6_STEPS = (
     2000  # enough for plain and residual networks to differ, where the full schedule takes too long
@@ -53,13 +53,7 @@ class Budget:
         Raises:
             UsageError: the text is not of this form.
         """
-        if text is None:
-            return cls(None)
-        units = {"s": 1, "m": 60, "h": 3600}
-        number, unit = text[:-1], text[-1:]
-        if unit not in units or not re.fullmatch(r"\d+(\.\d+)?", number):
-            raise UsageError(f"--budget must be a number followed by s, m or h, such as 25m, not '{text}'")
-        return cls(float(number) * units[unit])
+        return cls(None if text is None else parse_duration(text, "--budget"))
 
     def spent(self) -> bool:
         """Tell whether the budget is used up."""

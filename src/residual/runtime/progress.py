@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +15,7 @@ from .streams import standard_error
 
 REFRESH_SECONDS = 0.5  # how often the bar's figures are updated
 ESTIMATE_SECONDS = 3.0  # after this time the remaining time is estimated
+SOON_SECONDS = 20 * 3600  # up to here a time of day says which day it is
 
 
 class Reporter:
@@ -28,7 +30,7 @@ class Reporter:
         self.enabled, self.prefix = enabled, prefix
         self.console = Console(file=standard_error(), highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
-        self._first_step = self._last_step = 0
+        self._last_step: int | None = None
         self._epochs_per_step = 0.0
         self._started = self._shown = 0.0
         self._estimated = False
@@ -43,24 +45,37 @@ class Reporter:
             self._bar.stop()
             self._bar = None
 
-    def start(self, step: int, last_step: int, epochs_per_step: float = 0.0) -> None:
-        """Start at a step, which after a resume is not 0."""
-        self._first_step, self._last_step, self._epochs_per_step = step, last_step, epochs_per_step
-        self._started, self._estimated = time.perf_counter(), False
+    def start(self, step: int, last_step: int | None, epochs_per_step: float = 0.0) -> None:
+        """Start at a step, which after a resume is not 0; the last one may not be known yet."""
+        self._last_step, self._epochs_per_step = last_step, epochs_per_step
+        self._started, self._estimated = time.perf_counter(), not self.enabled
         if self._open_bar():
             assert self._bar is not None
             self._task = self._bar.add_task("training", total=last_step, completed=step, figures="")
 
+    def fitted(self, last_step: int) -> None:
+        """Take another last step than so far."""
+        self._last_step = last_step
+        if self._bar is not None:
+            self._bar.update(self._task, total=last_step)
+
     def advance(self, step: int) -> None:
-        """Advance the bar, and print once how long training will take."""
+        """Advance the bar."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
-        seconds, done = time.perf_counter() - self._started, step - self._first_step
-        if self.enabled and not self._estimated and seconds >= ESTIMATE_SECONDS:
-            self._estimated = True
-            left = seconds / done * (self._last_step - step)
-            if left >= ESTIMATE_SECONDS:
-                self.say(f"training will take about {clock(left)} more on this machine")
+
+    def wants_estimate(self) -> bool:
+        """Tell whether to estimate now, once, how long the run will take."""
+        return not self._estimated and time.perf_counter() - self._started >= ESTIMATE_SECONDS
+
+    def estimate(self, seconds_left: float) -> None:
+        """Print how long the run will take, unless it is about to end."""
+        self._estimated = True
+        if seconds_left >= ESTIMATE_SECONDS:
+            self.say(
+                f"training will take about {clock(seconds_left)} more on this machine, "
+                f"until {time_of_day(seconds_left)}"
+            )
 
     def wants_figures(self) -> bool:
         """Tell whether the bar's figures are due for an update; never without a bar."""
@@ -81,13 +96,13 @@ class Reporter:
             self.show(step, loss, error, rate, images_per_second)
             return
         self.say(
-            f"{self._epoch(step)}  step {step}/{self._last_step}  {self._figures(loss, error, rate)}  "
+            f"{self._epoch(step)}  {self._step(step)}  {self._figures(loss, error, rate)}  "
             f"{images_per_second:,.0f} images/s  {clock(seconds_left)} left"
         )
 
     def evaluated(self, step: int, kind: str, error: float) -> None:
         """Show an evaluation."""
-        self.say(f"step {step}/{self._last_step}  {kind} error {error:.2f} %")
+        self.say(f"{self._step(step)}  {kind} error {error:.2f} %")
 
     @contextmanager
     def working(self, what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
@@ -128,12 +143,21 @@ class Reporter:
         return self._bar is not None
 
     def _epoch(self, step: int) -> str:
-        done, total = step * self._epochs_per_step, self._last_step * self._epochs_per_step
-        return f"epoch {done:.1f}/{total:.1f}"
+        done = f"epoch {step * self._epochs_per_step:.1f}"
+        return done if self._last_step is None else f"{done}/{self._last_step * self._epochs_per_step:.1f}"
+
+    def _step(self, step: int) -> str:
+        return f"step {step}" if self._last_step is None else f"step {step}/{self._last_step}"
 
     @staticmethod
     def _figures(loss: float, error: float, rate: float) -> str:
         return f"lr {rate:.4g}  loss {loss:.4f}  training error {error:.2f} %"
+
+
+def time_of_day(seconds_left: float) -> str:
+    """Format the moment in so many seconds: 14:35, with the date where that is not soon."""
+    moment = datetime.now() + timedelta(seconds=seconds_left)
+    return f"{moment:%H:%M}" if seconds_left < SOON_SECONDS else f"{moment:%Y-%m-%d %H:%M}"
 
 
 def clock(seconds: float) -> str:

@@ -21,7 +21,15 @@ from .ema import copy_for_average, decay_over, has_average, steps_to_average, up
 from .guard import Guard
 from .metrics import Window
 from .optim import body_parameters, make_optimizer, set_learning_rate
-from .schedule import ScheduleState, after_evaluation, after_warmup_window, learning_rate, warming_up
+from .schedule import (
+    ScheduleState,
+    after_evaluation,
+    after_warmup_window,
+    fitted,
+    is_early,
+    learning_rate,
+    warming_up,
+)
 from .step import train_step
 
 STRETCH = 500  # steps whose batches and learning rates are put on the device at a time
@@ -54,12 +62,12 @@ class Engine:
         in_memory = isinstance(batches, TrainBatches)
         settings = recipe.optimizer
         self._body = body_parameters(network) if settings.frozen else []
-        uniform = (
-            settings.body_rate == 1 and not settings.frozen
-        )  # a graph has one rate, and the same backward
+        # a graph has one rate and one backward pass
+        uniform = settings.body_rate == 1 and not settings.frozen
         self.captured = recipe.capture and in_memory and uniform and can_capture(self.device)
         self._forward = cast(nn.Module, torch.compile(network)) if recipe.compile else network
         self._device_steps: DeviceSteps | None = None
+        self._captured_early = False  # whether its graph takes the size of early batches
         self._loaded_schedule = self.schedule  # of which the tables on the device hold the rates
 
     def take_step(self) -> None:
@@ -85,11 +93,13 @@ class Engine:
         self._compute(images, labels, self.step)
 
     def _take_captured_step(self) -> None:
-        if self._device_steps is None or self.step == self.recipe.early_steps:  # a graph has one image size
+        early = is_early(self.recipe, self.step, self.schedule)
+        if self._device_steps is None or self._captured_early != early:  # a graph has one image size
             assert isinstance(self.batches, TrainBatches)
+            self._captured_early = early
             self._device_steps = DeviceSteps(self.optimizer, self.batches, self._changing(), STRETCH)
         if self._device_steps.needs(self.step) or self._loaded_schedule != self.schedule:
-            last = min(self.step + STRETCH, self.recipe.last_step)
+            last = min(self.step + STRETCH, self.fitted.last_step)
             rates = [learning_rate(self.recipe, step, self.schedule) for step in range(self.step, last)]
             self._device_steps.load(self.step, rates)
             self._loaded_schedule = self.schedule
@@ -101,7 +111,7 @@ class Engine:
 
     def _compute(self, images: Tensor, labels: Tensor, step: int | Tensor) -> None:
         """Update the weights and the metrics with a batch; nothing here waits for a CUDA device."""
-        if self.step < self.recipe.early_steps:  # of a graph, true for as long as it is replayed
+        if is_early(self.recipe, self.step, self.schedule):  # of a graph, for as long as it is replayed
             images = shrink(images, self.recipe.augment.early_size)
         if not self.recipe.channels_last:
             images = images.contiguous()
@@ -113,13 +123,13 @@ class Engine:
 
     def _average(self) -> None:
         """Update the average of the weights if that is due; the first update copies them."""
-        steps = steps_to_average(self.recipe, self.step)
+        steps = steps_to_average(self.fitted, self.step)
         if not steps:
             return
         if self.average is None:
             self.average = copy_for_average(self.network)
         else:
-            update_average(self.average, self.network, decay_over(self.recipe, steps))
+            update_average(self.average, self.network, decay_over(self.fitted, steps))
 
     def _changing(self) -> list[Tensor]:
         """Return the tensors that a step changes, except the optimizer's."""
@@ -128,6 +138,11 @@ class Engine:
             *self.network.buffers(),
             *(self.window.sums, self.warmup_window.sums, self.guard.found, self.guard.first),
         ]
+
+    @property
+    def fitted(self) -> Recipe:
+        """The recipe, with the iterations that its time is enough for, if it has a time."""
+        return fitted(self.recipe, self.schedule)
 
     @property
     def warming_up(self) -> bool:
@@ -203,7 +218,11 @@ class Engine:
                 shape, expected = list(state[name].shape), list(window.sums.shape)
                 raise CheckpointError(f"{source} does not fit: {name} has the shape {shape}, not {expected}")
             window.sums.copy_(state[name])
-        averaged = has_average(self.recipe, state["step"])
+        try:
+            self.schedule = ScheduleState.from_dict(state["schedule"])
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{source} does not fit: {error}") from error
+        averaged = has_average(self.fitted, state["step"])
         if averaged:
             check_keys(state, {"average": dict}, source)
         self.average = copy_for_average(self.network) if averaged else None
@@ -212,7 +231,6 @@ class Engine:
             for name, network in loaded.items():
                 check_weights(network, state[name], source)
                 network.load_state_dict(state[name])
-            self.schedule = ScheduleState.from_dict(state["schedule"])
         except (AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{source} does not fit: {str(error).splitlines()[0]}") from error
         self._restore_optimizer(state["optimizer"], source)

@@ -1,5 +1,6 @@
 """A whole run, in stages of which each hands one thing to the next: prepared, trained, evaluated, written."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,12 +23,16 @@ from ..runtime.progress import Reporter
 from ..runtime.signals import Interrupted, stop_signals
 from .continued import Continued
 from .engine import Engine
+from .find_rate import plot, range_test
 from .finish import evaluate_trained, write
+from .memory import memory_explained
 from .photo_report import write_first_batch
 from .prepare import Prepared, prepare
 from .resumed import check_images, check_own, other_versions, recorded_data_dir, recorded_start
 from .run_folder import Run
+from .run_state import go_back
 from .starting_weights import AUTO, find_imagenet_weights
+from .time_fit import Pace, pace_of
 from .trainer import Trained, Trainer
 from .training_data import Reading
 
@@ -60,6 +65,8 @@ def train(
     continued: str | Path | None = None,
     add_classes: bool = False,
     group: str | None = None,
+    find_rate: bool = False,
+    began: float | None = None,
     quiet: bool = False,
     reporter: Reporter | None = None,
 ) -> Result:
@@ -84,6 +91,10 @@ def train(
         continued: a finished run on photographs to go on from with its weights, see `continued_recipe`; the
             result says how the error of its classes changed. With `add_classes`, there may be new ones.
         group: which photographs stay on one side of a split, see `load_folder`.
+        find_rate: take the learning rate that a range test finds, in place of the recipe's: see `find_rate`.
+        began: `time.perf_counter()` when the recipe's `time` began to count; by default at this call. The
+            schedule is fitted to the speed as measured, so two such runs, or one that is resumed, differ;
+            only a resume from a checkpoint of the last twentieth is exact.
         quiet: show no progress.
         reporter: shows progress in place of the default one.
 
@@ -95,18 +106,26 @@ def train(
         raise UsageError(f"train takes a recipe, such as get_recipe('paper', 'resnet20'), not {recipe!r:.80}")
     if output is not None and is_found(Path(output).exists):
         raise RunError(f"{output} exists already: a run is never overwritten")
+    began = time.perf_counter() if began is None else began
     reporter = reporter or Reporter(not quiet)
     own = _as_dataset(dataset, test)
-    with reporter:
+    with reporter, memory_explained(recipe):
         recipe = _with_weights(recipe, continued, reporter)
         what: dict[str, Any] = {"data_dir": data_dir, "device": device, "dataset": own, "network": network}
         what |= {"reading": Reading(workers, cache, on_bad_image, group), "reporter": reporter}
         prepared = prepare(recipe, **what, add_classes=None if continued is None else add_classes)
         if continued is not None:
             prepared = _measure_former(prepared, reporter)
+        found = range_test(prepared, reporter) if find_rate else None
+        if found is not None:
+            recipe = recipe.replace({"optimizer.learning_rate": found.rate})
+            prepared = replace(prepared, recipe=recipe)
+        pace = pace_of(prepared, began)
     run = Run.create(None if output is None else Path(output), recipe, prepared.facts(data_dir))
-    with run.locked():
-        return _run(run, prepared, reporter)
+    with run.locked(), memory_explained(recipe):
+        if found is not None:
+            plot(found, run.find_rate)
+        return _run(run, prepared, reporter, pace)
 
 
 def resume(
@@ -129,7 +148,7 @@ def resume(
     the run's own; data folder and device are those that the run began with, unless others are given. A
     dataset or network that was passed to `train` is passed again. Photographs must be the same, and are read
     as at the start, but for the number of `workers`. A corrupted checkpoint, or another version of torch, is
-    reported in one line and noted in `environment.json`.
+    reported in one line and noted in `environment.json`. A run with a time goes on for what is left of it.
 
     Raises:
         ResidualError: as `train`; also if the recipe was changed or the checkpoint does not fit.
@@ -142,9 +161,11 @@ def resume(
         return Result(run.path, run.result)
     began = run.environment
     check_own(run, began, dataset, network)
+    started = time.perf_counter()
     data_dir = data_dir or recorded_data_dir(run.recipe, began)
     reporter = reporter or Reporter(not quiet)
-    with devices.cpu_threads(began["hardware"]["threads"]), reporter:
+    explained = memory_explained(run.recipe)
+    with devices.cpu_threads(began["hardware"]["threads"]), reporter, explained:
         prepared = prepare(
             run.recipe,
             data_dir=data_dir,
@@ -162,7 +183,7 @@ def resume(
         facts = prepared.facts(data_dir)
         facts["notes"] = other_versions(began, facts)
         with run.locked():
-            return _run(run, prepared, reporter, facts)
+            return _run(run, prepared, reporter, pace_of(prepared, started), facts)
 
 
 def _with_weights(recipe: Recipe, continued: str | Path | None, reporter: Reporter) -> Recipe:
@@ -195,12 +216,14 @@ def _as_dataset(dataset: Any, test: Any) -> Dataset | PhotoDataset | None:
     return as_dataset(dataset, test)
 
 
-def _run(run: Run, prepared: Prepared, reporter: Reporter, resumed: dict[str, Any] | None = None) -> Result:
+def _run(
+    run: Run, prepared: Prepared, reporter: Reporter, pace: Pace, resumed: dict[str, Any] | None = None
+) -> Result:
     """Go through the stages, from the start or, with the facts of a resume, from the last checkpoint."""
     engine = Engine(
         prepared.recipe.replace({"precision": prepared.precision}), prepared.network, prepared.data.batches
     )
-    trainer = Trainer(engine, run, reporter, _evaluations(prepared, reporter))
+    trainer = Trainer(engine, run, reporter, _evaluations(prepared, reporter), pace)
     with reporter, devices.cuda_settings(prepared.recipe.deterministic), stop_signals.handled():
         try:
             _begin(trainer, prepared, resumed)
@@ -217,7 +240,7 @@ def _begin(trainer: Trainer, prepared: Prepared, resumed: dict[str, Any] | None)
     """Go back to the last checkpoint, if this is a resume, and say what the user should know."""
     run, reporter = trainer.run, trainer.reporter
     if resumed is not None:
-        resumed["notes"] += trainer.resume()
+        resumed["notes"] += go_back(trainer)
         run.note_resume(trainer.step, resumed)
         for note in resumed["notes"]:
             reporter.say(note)

@@ -145,5 +145,6 @@ def _figures(prepared: Prepared, evaluated: Evaluated) -> dict[str, Any]:
         "others_share": round(trained.cpu.others_share, 4),
         "disturbed": trained.cpu.others_share > DISTURBED,
         "warmup_end": trained.warmup_end,
+        "stopped_early": trained.stopped_early,
         **({"continued": evaluated.continued} if evaluated.continued else {}),
     }

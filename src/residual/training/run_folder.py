@@ -44,6 +44,7 @@ class Run:
     batch.png          of photographs: the first batch as the network sees it
     report.html        of photographs: the figures, the mistakes, the images
     mistakes.csv       of photographs: the misclassified ones
+    find-lr.png        loss against learning rate, if a range test chose the learning rate
     model/             the model folder, from the last step
     """
 
@@ -55,6 +56,7 @@ class Run:
         self.batch = path / "batch.png"
         self.report = path / "report.html"
         self.mistakes = path / "mistakes.csv"
+        self.find_rate = path / "find-lr.png"
         self._recipe = path / "recipe.json"
         self._environment = path / "environment.json"
         self._metrics = path / "metrics.jsonl"

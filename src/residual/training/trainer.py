@@ -1,38 +1,32 @@
-"""The training loop around the engine: what is logged, evaluated and saved, and the resume."""
+"""The training loop around the engine: what is logged, evaluated and saved, and when it ends."""
 
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from ..errors import CheckpointError, InterruptedRunError, RunError
+from ..errors import InterruptedRunError
 from ..evaluation.classification import Evaluation
-from ..recipes.schema import differences, from_dict
 from ..runtime.cpu_time import CpuMeter, CpuTime
-from ..runtime.progress import Reporter
+from ..runtime.progress import Reporter, clock, time_of_day
 from ..runtime.signals import stop_signals
-from .checkpoint import check_keys, delete_after, find_checkpoint, load_newest, save_checkpoint, step_of
+from .checkpoint import evaluated_weights, find_checkpoint, load_checkpoint, save_checkpoint
 from .cuda_graph import CaptureError
 from .engine import Engine
 from .ranks import any_rank_stops
 from .run_folder import Run
-from .schedule import learning_rate
-
-KINDS: Mapping[str, type | tuple[type, ...]] = {
-    "recipe": dict,
-    "training_error": (int, float, type(None)),
-    "best": (dict, type(None)),
-    "seconds": (int, float),
-}
+from .run_state import state_of
+from .schedule import ENDLESS, after_fit, is_evaluated, learning_rate
+from .time_fit import Pace
 
 
 @dataclass(frozen=True)
 class Trained:
     """What training hands on: the network after the last step, or the average of its weights, and figures.
 
+    `stopped_early` is the step at which `recipe.early_stop` ended the run, and None if it did not; the
+    network then has the weights of the best step.
     `best` holds step and validation error of the best evaluation, None without a validation set;
     `best_checkpoint` holds its weights. Errors are in percent.
     """
@@ -45,17 +39,19 @@ class Trained:
     warmup_end: int | None
     best: dict[str, float] | None
     best_checkpoint: Path | None
+    stopped_early: int | None = None
 
 
 class Trainer:
     """A run in progress.
 
     Args:
-        engine: takes the steps, `recipe.last_step` in all.
+        engine: takes the steps, `recipe.last_step` in all, or as many as its time is enough for.
         run: where metrics and checkpoints go.
         reporter: shows progress.
         evaluations: take the network, and are called every `recipe.evaluation_period` steps, under
             "validation" (whose best step is kept too) or "test".
+        pace: measures the speed, and counts the time of a run that has one.
     """
 
     def __init__(
@@ -64,23 +60,28 @@ class Trainer:
         run: Run,
         reporter: Reporter,
         evaluations: Mapping[str, Callable[[nn.Module], Evaluation]] | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.engine, self.recipe = engine, engine.recipe
         self.run, self.reporter, self.evaluations = run, reporter, evaluations or {}
+        self.pace = pace or Pace(self.recipe)
         self.best: dict[str, float] | None = None
         self.training_error: float | None = None  # of the last window that was logged
         self.seconds = 0.0  # of training alone
         self.meter = CpuMeter()
         self.saved: int | None = None  # the step of the last checkpoint
+        self.stops_early = False  # for want of a lower validation error
         self._logged_at = (0, 0.0)
-        self._periods = {"log": self.recipe.log_period, "save": self.recipe.checkpoint_every}
-        if self.evaluations:
-            self._periods["evaluate"] = self.recipe.evaluation_period
 
     @property
     def step(self) -> int:
         """How many steps have been taken."""
         return self.engine.step
+
+    @property
+    def last_step(self) -> int:
+        """The step after which the run ends, as far as is known; see `schedule.fitted`."""
+        return self.engine.fitted.last_step
 
     def fit(self) -> Trained:
         """Take the remaining steps.
@@ -91,19 +92,24 @@ class Trainer:
         """
         self.engine.network.train()
         self._logged_at = (self.step, self.seconds)
+        self.stops_early = self._is_stuck()
         epochs_per_step = self.recipe.batch_size / self.engine.batches.size
-        self.reporter.start(self.step, self.recipe.last_step, epochs_per_step)
+        last = None if self.last_step == ENDLESS else self.last_step
+        self.reporter.start(self.step, last, epochs_per_step)
+        self.pace.start(self.step)
         with stop_signals.deferred():
-            while self.step < self.recipe.last_step:
-                started = time.perf_counter()
+            while self.step < self.last_step and not self.stops_early:
+                started = self.pace.now()
                 self.train_one()
                 due = self._due()
                 if due:
                     self.engine.wait()
-                self.seconds += time.perf_counter() - started
+                self.seconds += self.pace.now() - started
+                self.pace.took_step(self.step)
                 if self.reporter.wants_figures():
                     self._show()
                 self._do(due)
+                self._estimate()
                 number = any_rank_stops(stop_signals.number)
                 if number is not None:
                     self._save_unless_saved()
@@ -129,8 +135,15 @@ class Trainer:
 
     def _due(self) -> set[str]:
         """Return what is to be done after the step just taken; for all of it the device is waited for."""
-        step, last = self.step, self.step == self.recipe.last_step
-        due = {name for name, period in self._periods.items() if last or step % period == 0}
+        step, state, recipe = self.step, self.engine.schedule, self.engine.fitted
+        last = step == recipe.last_step
+        due = {"log"} if last or step % recipe.log_period == 0 else set()
+        if last or step % recipe.checkpoint_every == 0:
+            due.add("save")
+        if self.evaluations and (last or is_evaluated(self.recipe, step, state)):
+            due.add("evaluate")
+        if not last and self.pace.is_due(step, state):
+            due.add("fit")
         if self.engine.warming_up and step % self.recipe.schedule.warmup_window == 0:
             due.add("check warm-up")
         if stop_signals.number is not None:
@@ -145,8 +158,42 @@ class Trainer:
             self._log()
         if "evaluate" in due:
             self._evaluate()
-        if "save" in due:
+        if self.stops_early and "log" not in due:
+            self._log()
+        if "fit" in due and not self.stops_early:
+            self._fit()
+        if "save" in due or self.stops_early:
             self.save()
+
+    def _fit(self) -> None:
+        """Fit the schedule to the time that is left."""
+        first = self.engine.schedule.iterations is None
+        iterations = self.pace.fit(self.step, self.engine.schedule)
+        self.engine.schedule = after_fit(self.recipe, self.engine.schedule, self.step, iterations)
+        self.reporter.fitted(self.last_step)
+        if first:
+            left = max(0.0, self.recipe.time - self.pace.spent())
+            self.reporter.say(
+                f"the schedule is fitted to {clock(self.recipe.time)}: about {self.last_step:,} steps, "
+                f"until {time_of_day(left)}"
+            )
+
+    def _estimate(self) -> None:
+        """Say once, soon after the start, when the run will end; a run with a time has said it."""
+        if not self.recipe.time and self.reporter.wants_estimate():
+            left = self.pace.left(self.step, self.engine.schedule)
+            if left is not None:
+                self.reporter.estimate(left)
+
+    def _is_stuck(self) -> bool:
+        """Tell whether `recipe.early_stop` evaluations in a row had no lower validation error.
+
+        It follows from what a checkpoint and the metrics hold, so that a resume knows it too.
+        """
+        if not self.recipe.early_stop or self.best is None:
+            return False
+        later = [record for record in self.run.metrics("validation") if record["step"] > self.best["step"]]
+        return len(later) >= self.recipe.early_stop
 
     def _save_unless_saved(self) -> None:
         if self.saved != self.step:
@@ -163,6 +210,9 @@ class Trainer:
 
     def _trained(self) -> Trained:
         path = find_checkpoint(self.run.checkpoints, "best")
+        early = self.step if self.stops_early else None
+        if early is not None and path is not None:
+            self.engine.evaluated.load_state_dict(evaluated_weights(load_checkpoint(path)))
         return Trained(
             network=self.engine.evaluated,
             steps=self.step,
@@ -172,6 +222,7 @@ class Trainer:
             warmup_end=self.engine.schedule.warmup_end,
             best=self.best,
             best_checkpoint=path,
+            stopped_early=early,
         )
 
     def _show(self) -> None:
@@ -199,16 +250,21 @@ class Trainer:
                 "images_per_second": round(images_per_second, 1),
             }
         )
-        left = (self.recipe.last_step - self.step) * per_step
+        left = (self.last_step - self.step) * per_step
+        if self.recipe.time:
+            left = max(0.0, self.recipe.time - self.pace.spent())
         self.reporter.trained(self.step, loss, error, rate, images_per_second, left)
 
     def _evaluate(self) -> None:
+        started = self.pace.now()
         for kind, evaluate in self.evaluations.items():
             found = evaluate(self.engine.evaluated)
             self.run.log({"step": self.step, "kind": kind, "loss": found.loss, "error": found.error})
             self.reporter.evaluated(self.step, kind, found.error)
             if kind == "validation":
                 self._validated(found.error)
+        self.pace.evaluated(self.pace.now() - started)
+        self.stops_early = self._is_stuck()
 
     def _validated(self, error: float) -> None:
         """Let the learning rate fall if the error has stopped falling; keep the weights of the lowest."""
@@ -230,67 +286,6 @@ class Trainer:
         """
         self.engine.check_weights_are_finite()
         keep = self.recipe.keep_checkpoints if kind == "last" else 1
-        save_checkpoint(self.run.checkpoints, kind, self.step, self.state(), keep)
+        save_checkpoint(self.run.checkpoints, kind, self.step, state_of(self), keep)
         if kind == "last":
             self.saved = self.step
-
-    def state(self) -> dict[str, Any]:
-        """Return all that a resume needs; what is random follows from the seed and the step."""
-        return {
-            **self.engine.state(),
-            "recipe": self.recipe.as_dict(),
-            "training_error": self.training_error,
-            "best": self.best,
-            "seconds": self.seconds,
-            "cpu_time": asdict(self.meter.read()),
-            "bad_images": dict(self.engine.batches.bad),
-        }
-
-    def resume(self) -> list[str]:
-        """Go back to the run's newest checkpoint that can be read, or to step 0 if there is none.
-
-        Returns:
-            A line for each thing that the user should know of: corrupted or missing checkpoints.
-
-        Raises:
-            CheckpointError: every checkpoint is truncated or corrupted, or the newest that can be read does
-                not fit the network or the optimizer.
-            RunError: the recipe is not the one that the checkpoint was trained with.
-        """
-        folder = self.run.checkpoints
-        path, state, faults = load_newest(folder)
-        notes = [f"warning: {fault}; going back to {path}" for fault in faults]
-        if path is not None:
-            check_keys(state, KINDS, str(path))
-            changed = differences(from_dict(state["recipe"]), self.recipe)
-            if changed:
-                raise RunError(f"{self.run.path} was begun with another recipe: {'; '.join(changed)}")
-            self._restore(state, str(path))
-        else:
-            notes.append(f"no checkpoint in {folder}: training begins anew at step 0")
-        delete_after(folder, self.step)
-        self.run.forget_after(self.step)
-        return notes + self._check_best()
-
-    def _check_best(self) -> list[str]:
-        """Choose the best anew if its weights are gone, so that its figures always belong to its weights."""
-        path = find_checkpoint(self.run.checkpoints, "best")
-        if self.best is None or (path is not None and step_of(path) == self.best["step"]):
-            return []
-        step, self.best = self.best["step"], None
-        return [f"the best checkpoint, of step {step}, is gone: the best is chosen among the steps to come"]
-
-    def _restore(self, state: Mapping[str, Any], source: str) -> None:
-        self.engine.restore(state, source)
-        best = state["best"]
-        if best is not None:
-            check_keys(best, {"step": int, "error": (int, float)}, source)
-        try:  # early checkpoints have neither
-            self.meter.total = CpuTime(**state.get("cpu_time", {}))
-            self.engine.batches.bad |= state.get("bad_images", {})
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{source} does not fit: its 'cpu_time' or 'bad_images': {error}"
-            ) from error
-        self.best, self.training_error, self.seconds = best, state["training_error"], state["seconds"]
-        self.saved = self.step
