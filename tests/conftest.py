@@ -45,6 +45,18 @@ def alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(index, "index_folder", lambda: kept)
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv("no_proxy", "*")
+    use_hub(monkeypatch)
+
+
+def use_hub(monkeypatch: pytest.MonkeyPatch, endpoint: str = "http://127.0.0.1:1") -> None:
+    """Do what the environment variable HF_ENDPOINT does, which is read once, at the library's import."""
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)  # for other processes
+    with contextlib.suppress(ImportError):
+        from huggingface_hub import constants
+
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + template)
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
 
 
 @pytest.fixture(scope="session")

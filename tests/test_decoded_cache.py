@@ -117,7 +117,7 @@ def test_some_of_them_can_be_taken(photos, tmp_path):
 def test_what_does_not_fit_is_refused_before_it_is_decoded(photos, tmp_path, monkeypatch):
     needed = 3 * (40 * 60 + 50 * 50 + 62 * 50 + 50 * 156)
     folder = tmp_path / "kept"
-    with pytest.raises(DataError, match=r"5 decoded images .* need 0\.00 GiB, but 0\.00 GiB are allowed"):
+    with pytest.raises(DataError, match=r"5 decoded images .* need 0\.05 MiB, but 0\.05 MiB are allowed"):
         keep_decoded(photos, 50, needed - 1, folder)
     usage = shutil.disk_usage(tmp_path)._replace(free=needed - 1)
     with monkeypatch.context() as patch:

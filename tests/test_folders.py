@@ -204,7 +204,7 @@ FOLDERS = {
     "nothing": ([], "holds no image: put the images of each class into a folder of its own"),
     "loose": (["1.png", "2.png"], "holds its 2 images directly, without classes: put"),
     "one class": (["a/1.png", "a/2.png"], "images of one class only, a:"),
-    "singles": (["a/1.png", "b/1.png"], "one image only"),
+    "singles": (["a/1.png", "b/1.png"], "too few images to set a test set apart"),
     "empty class": (["a/1.png", "a/2.png", "b/1.png", "c/"], "class folder without images: c;"),
     "empty in val": (["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/"], "without images: b;"),
     "only in train": (["train/a/1.png", "train/b/1.png", "val/a/1.png"], "val/ has no images of b"),
@@ -280,7 +280,7 @@ def test_a_damaged_index_is_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(index, "index_folder", lambda: tmp_path / "kept")
     root = two_sets(tmp_path / "pets")
     load_folder(root)
-    (file,) = (tmp_path / "kept").iterdir()
+    (file,) = (file for file in (tmp_path / "kept").iterdir() if not file.name.endswith("-hashes.npz"))
     whole = file.read_bytes()
     for damage in (b"", whole[:100], whole[:-30], b"PK" + bytes(50), whole.replace(b"int64", b"int63")):
         file.write_bytes(damage)

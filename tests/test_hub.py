@@ -7,6 +7,7 @@ import http.server
 import json
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -14,8 +15,11 @@ import torch
 from safetensors.torch import save
 
 import residual
+from conftest import use_hub
 from residual.errors import CheckpointError, UsageError
 from residual.models.build import build_model
+from residual.training import starting_weights
+from residual.training.run_folder import Run
 from residual.zoo import hub
 from residual.zoo.model_folder import load_model
 
@@ -31,6 +35,7 @@ class Hub:
     files: dict[str, bytes]
     error: tuple[int, str] | None = None  # status and X-Error-Code of every answer
     short: bool = False  # files end early
+    seconds: float = 0.0  # before an answer
     claimed: dict[str, int] = dataclasses.field(default_factory=dict)  # sizes that are not true
     asked: list[str] = dataclasses.field(default_factory=list)
 
@@ -54,6 +59,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         revision, _, file = rest.partition("/")
         if file:  # the library asks about itself as well
             self.hub.asked.append(f"{self.command} {file}")
+        time.sleep(self.hub.seconds)
         code = self.hub.error
         if code is None and repository != "someone/net":
             code = (404, "RepoNotFound")
@@ -108,20 +114,13 @@ def stand_in(monkeypatch, tmp_path, state) -> Iterator[Hub]:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     served = Hub(files)
     with serving(served) as endpoint:
-        connect(monkeypatch, endpoint)
+        use_hub(monkeypatch, endpoint)
         yield served
-
-
-def connect(monkeypatch, endpoint: str) -> None:
-    """Do what the environment variable HF_ENDPOINT does, which is read once, at the library's import."""
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + template)
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
 
 
 def away(monkeypatch) -> None:
     """Nothing answers any more."""
-    connect(monkeypatch, "http://127.0.0.1:1")
+    use_hub(monkeypatch, "http://127.0.0.1:1")
 
 
 def test_a_model_of_timm(stand_in, state, monkeypatch):
@@ -236,3 +235,44 @@ def test_without_huggingface_hub(monkeypatch):
 def test_a_hub_name_and_weights(tmp_path):
     with pytest.raises(UsageError, match="has weights of its own"):
         residual.create_model(NAME, weights=tmp_path)
+
+
+def test_weights_by_name_are_found_on_the_hub_or_in_the_cache(stand_in, monkeypatch):
+    monkeypatch.setitem(starting_weights.IMAGENET_WEIGHTS, "resnet18", NAME)
+    recipe = residual.get_recipe("finetune", "resnet18")
+    assert starting_weights.find_imagenet_weights(recipe) == (NAME, f"ImageNet weights {NAME}")
+    away(monkeypatch)
+    assert starting_weights.find_imagenet_weights(recipe)[0] == NAME
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    name, why = starting_weights.find_imagenet_weights(recipe)
+    assert (name, why.endswith("needs huggingface_hub: pip install 'residual[hub]'")) == (None, True)
+
+
+@pytest.mark.parametrize("fault", ["silent", "restricted", "cut", "other"])
+def test_weights_that_cannot_be_fetched_do_not_fail_the_run(stand_in, state, monkeypatch, fault):
+    monkeypatch.setitem(starting_weights.IMAGENET_WEIGHTS, "resnet18", NAME)
+    monkeypatch.setattr(starting_weights, "HUB_SECONDS", 0.1)
+    if fault == "silent":
+        stand_in.seconds = 0.5
+    elif fault == "restricted":
+        stand_in.error = (403, "GatedRepo")
+    elif fault == "cut":
+        stand_in.short = True
+    else:
+        stand_in.files["model.safetensors"] = save({"fc.weight": state["fc.weight"]})
+    name, why = starting_weights.find_imagenet_weights(residual.get_recipe("finetune", "resnet18"))
+    assert name is None
+    assert "\n" not in why
+    if fault == "silent":
+        assert len(stand_in.asked) == 1, "a hub that does not answer is asked once"
+
+
+def test_the_command_finetunes_from_the_hub(stand_in, photographs, tmp_path, monkeypatch, cli):
+    monkeypatch.setitem(starting_weights.IMAGENET_WEIGHTS, "resnet18", NAME)
+    options = ["--image-size", 32, "--set", "stop_after=1", "--workers", 0, "--output", tmp_path / "run"]
+    code, _, err = cli("train", "resnet18", "--data", photographs, *options)
+    assert code == 0, err
+    recipe = Run.open(tmp_path / "run").recipe
+    assert (recipe.name, recipe.weights, recipe.optimizer.body_rate) == ("finetune", NAME, 0.01)
+    assert f"note: starting from ImageNet weights {NAME} (recipe finetune)\n" in err
+    assert "all but 2 of the last layer's 3 classes" in err, "cat is one of the model's"

@@ -30,7 +30,10 @@ def reproduce(
     what: Annotated[str, typer.Argument(help=f"{', '.join((*TARGETS, *UNTRAINED))}.")],
     models: Annotated[str | None, typer.Option(help="Networks, separated by commas.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds 0 to N-1; by default the target's.")] = None,
-    recipe: Annotated[str, typer.Option(help=f"{', '.join(CIFAR_RECIPES)}.")] = "paper",
+    recipe: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(CIFAR_RECIPES)}; by default paper. imagenette has its own."),
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Number of runs at the same time.")] = 1,
     budget: Annotated[
         str | None,
@@ -45,7 +48,8 @@ def reproduce(
     results: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of result files; by default results/cifar10, for pages its parent results."
+            help="Folder of result files; by default results/cifar10 or results/imagenette, "
+            "for pages their parent results."
         ),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs/reproduce"),
@@ -55,8 +59,9 @@ def reproduce(
 ) -> None:
     """Train the runs behind a table or figure of the paper, or make the pages from all result files.
 
-    Runs that have a result file are not trained again. These train nothing: 'pages'; 'table1' and 'figure3',
-    the architectures as measured on the networks.
+    Runs that have a result file are not trained again. 'imagenette' compares plain and residual networks on
+    photographs: Imagenette's, in train/ and val/ of --data-dir. These train nothing: 'pages'; 'table1' and
+    'figure3', the architectures as measured on the networks.
     """
     if what in UNTRAINED:
         _refuse_other_options(context, what)
@@ -72,7 +77,7 @@ def reproduce(
 
     campaign.reproduce(
         planned,
-        results=results or Path("results/cifar10"),
+        results=results or Path("results") / TARGETS[what].data,
         runs=runs,
         jobs=jobs,
         budget=time,

@@ -2,25 +2,23 @@
 
 import logging
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..data.names import is_folder
 from ..errors import UsageError
-from ..models.names import for_small_images, parse_name
 from ..recipes.catalog import get_recipe
-from ..recipes.schema import DATASETS, FOLDER, Recipe, parse_overrides
+from ..recipes.schema import DATASETS, Recipe, parse_overrides
 from ..training.run_folder import Run
 from . import train_options as options
 from .models import Variant
-from .output import DataDir, Device, Json, Override, print_json, print_line, print_note, program
+from .output import DataDir, Device, Json, Override, print_json, print_line, program
+from .train_choice import Wanted, choose, find_data
 
 if TYPE_CHECKING:
     from ..training.experiment import Result
-
-DEFAULT_RECIPES = {"cifar10": "paper", "cifar100": "paper", "digits": "demo", FOLDER: "imagenet-paper"}
 
 
 def add_to(program: typer.Typer) -> None:
@@ -68,7 +66,7 @@ def train(
     if verbose:
         logging.captureWarnings(False)
         logging.basicConfig(level=logging.INFO)
-    name, data_dir = _find_data(data, data_dir)
+    name, data_dir = find_data(data, data_dir)
     named: dict[str, Any] = {"data": name, "shortcut": shortcut, "variant": variant, "seed": seed}
     named |= {"iterations": iterations, "validation": validation, "curve": curve, "batch_size": batch_size}
     named |= {"precision": precision, "optimizer.learning_rate": lr, "weights": weights}
@@ -76,67 +74,49 @@ def train(
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     changes |= parse_overrides(override or [])
     room = options.parse_size(cache) if cache else 0
-    reading = {"workers": workers, "cache": room, "on_bad_image": on_bad_image}
+    reading = {"workers": workers, "cache": room, "on_bad_image": on_bad_image, "group": group}
     where = {"data_dir": data_dir, "device": device}
-    if jobs is not None and seeds is None:
-        raise UsageError("--jobs goes with --seeds: it says how many of the seeds' runs train at once")
+    _refuse_combinations(seeds, jobs, continued, add_classes)
     if resume is not None:
-        _refuse_with_resume(output, epochs, image_size, cache, on_bad_image)
+        _refuse_with_resume(output, epochs, image_size, cache, on_bad_image, group, continued)
         results = [_resume(resume, model, recipe, changes, workers=workers, **where)]
-    elif model is None:
-        raise UsageError("which network? For example: residual train resnet20; 'residual models' lists them")
     else:
-        chosen = _choose(model, recipe, name, changes, image_size)
-        if epochs is not None:
-            chosen = _scale_to_epochs(chosen, epochs, iterations, data_dir)
+        chosen = choose(Wanted(model, recipe, name, data_dir, changes, image_size, epochs, continued, group))
         if seeds:
             results = _train_seeds(chosen, seeds, jobs or 1, output, as_json, reading=reading, **where)
         else:
-            results = [_train(chosen, output, **where, **reading)]
+            more = {"continued": continued, "add_classes": add_classes}
+            results = [_train(chosen, output, **more, **where, **reading)]
     if as_json:
         print_json([result.figures for result in results] if seeds else results[0].figures)
     elif not seeds:
         _print_result(results[0], data, data_dir)
 
 
-def _find_data(data: str | None, data_dir: Path | None) -> tuple[str | None, Path | None]:
-    """Return what `--data` names, a known data set or photographs, and where its files are."""
-    if data is None or data in DATASETS:
-        return data, data_dir
-    if not is_folder(data):
-        raise UsageError(
-            f"unknown data set '{data}': take {', '.join(DATASETS)}, or a folder or CSV file that exists"
-        )
-    if data_dir is not None:
-        raise UsageError("--data FOLDER says where the photographs are: leave --data-dir out")
-    return FOLDER, Path(data)
-
-
-def _choose(
-    model: str, recipe: str | None, data: str | None, changes: dict[str, Any], image_size: int | None
-) -> Recipe:
-    """Return the recipe that is asked for, else the usual one of the data, with all changes."""
-    parse_name(model)
-    chosen = get_recipe(recipe or DEFAULT_RECIPES.get(data or "", "paper"), model)
-    if image_size is not None:
-        chosen = chosen.replace(_in_proportion(chosen, image_size))
-    chosen = chosen.replace(changes)
-    _note_on_size(chosen)
-    return chosen
-
-
-def _in_proportion(recipe: Recipe, image_size: int) -> dict[str, int]:
-    """Return a crop's size with the sizes of test crops, which keep their ratio to it."""
-    sizes = {"test_size": recipe.test_size, "test_resize": recipe.test_resize}
-    scale = image_size / (recipe.image_size or image_size)
-    return {"image_size": image_size, **{key: round(size * scale) for key, size in sizes.items()}}
+def _refuse_combinations(
+    seeds: int | None, jobs: int | None, continued: Path | None, add_classes: bool
+) -> None:
+    """Refuse options that need another one, or exclude each other."""
+    if jobs is not None and seeds is None:
+        raise UsageError("--jobs goes with --seeds: it says how many of the seeds' runs train at once")
+    if continued is not None and seeds:
+        raise UsageError("--from goes on from one run: leave --seeds out")
+    if add_classes and continued is None:
+        raise UsageError("--add-classes goes with --from RUN, whose classes the new ones are added to")
 
 
 def _refuse_with_resume(
-    output: Path | None, epochs: float | None, image_size: int | None, cache: str | None, bad_image: str
+    output: Path | None,
+    epochs: float | None,
+    image_size: int | None,
+    cache: str | None,
+    bad_image: str,
+    group: str | None,
+    continued: Path | None,
 ) -> None:
     """Refuse what a resumed run keeps."""
     given = {"--output": output, "--epochs": epochs, "--image-size": image_size, "--cache": cache}
+    given |= {"--from": continued, "--group": group}
     given["--on-bad-image"] = None if bad_image == "stop" else bad_image
     for option, value in given.items():
         if value is not None:
@@ -147,39 +127,6 @@ def _train(recipe: Recipe, output: Path | None, **where: Any) -> "Result":
     from ..training import experiment
 
     return experiment.train(recipe, output=output, **where)
-
-
-def _note_on_size(recipe: Recipe) -> None:
-    """Say that an ImageNet network, perhaps named for its depth, is made for larger images."""
-    if parse_name(recipe.network).imagenet and recipe.data in DATASETS:
-        others = " and ".join(for_small_images(recipe.network))
-        print_note(
-            f"{recipe.network} is the network for ImageNet, and leaves 1x1 of the 32x32 pixels of "
-            f"{recipe.data}; networks for such images are {others}"
-        )
-
-
-def _scale_to_epochs(recipe: Recipe, epochs: float, iterations: int | None, data_dir: Path | None) -> Recipe:
-    """Give the schedule the steps that so many passes over the training images take."""
-    if iterations is not None:
-        raise UsageError("--epochs and --iterations both set the length of the schedule: give one of them")
-    if not 0 < epochs < float("inf"):
-        raise UsageError(f"--epochs must be above 0, not {epochs}")
-    if recipe.data == FOLDER:
-        from ..data.folder import load_folder
-
-        if data_dir is None:
-            raise UsageError("--epochs needs the number of images: say where they are with --data FOLDER")
-        dataset = load_folder(data_dir)
-        if dataset.changed:  # said here, for the next reading finds no change
-            print_note(dataset.changed)
-        images = len(dataset.train)
-    else:
-        from ..data.load import load_dataset
-
-        images = len(load_dataset(recipe.data, data_dir).train)
-    images -= recipe.validation_images(images)
-    return recipe.replace({"iterations": max(1, round(epochs * images / recipe.batch_size))})
 
 
 def _train_seeds(
@@ -236,12 +183,17 @@ def _print_result(result: "Result", data: str | None, data_dir: Path | None) -> 
         f"{figures['iterations']:,} iterations, {figures['seconds']:.0f} s of training "
         f"({figures['images_per_second']:.0f} images/s)"
     )
+    macro = figures.get("macro_error", figures["error"])  # early runs have none
+    if f"{macro:.2f}" != f"{figures['error']:.2f}":  # the classes differ in size
+        print_line(f"macro error {macro:.2f} %, the mean over the classes")
     if figures["validation_best"]:
         best = figures["validation_best"]
         print_line(
             f"best validation error {best['error']:.2f} % at step {best['step']:,}, "
             f"where the test error was {best['test_error']:.2f} %"
         )
+    if figures.get("continued"):
+        _print_change(figures["continued"])
     if figures.get("skipped"):
         print_line(f"skipped {len(figures['skipped'])} images that cannot be decoded: see result.json")
     print_line(f"run     {result.path}")
@@ -256,3 +208,15 @@ def _print_result(result: "Result", data: str | None, data_dir: Path | None) -> 
     print_line(f"  {program()} plot {result.path}")
     if figures["data"] == "digits":
         print_line(f"  {program()} train resnet20 --data-dir FOLDER_WITH_CIFAR10    (the paper's experiment)")
+
+
+def _print_change(figures: Mapping[str, Any]) -> None:
+    """Print how the error on the classes of the run that this one goes on from has changed."""
+    before, after = (
+        f"{found['error']:.2f} % [{found['error_interval'][0]:.2f}, {found['error_interval'][1]:.2f}]"
+        for found in (figures["before"], figures["after"])
+    )
+    print_line(
+        f"the {figures['classes']} former classes: test error {before} -> {after} on "
+        f"{figures['after']['images']:,} images"
+    )

@@ -45,7 +45,7 @@ def decode(path: Path, choose: Choose = whole, interpolation: str = "bilinear") 
         interpolation: "bilinear" or "bicubic".
 
     Returns:
-        uint8 [height, width, 3] (R, G, B) of the chosen region.
+        uint8 [height, width, 3] (R, G, B) of the chosen region, with the black that belongs around it.
 
     Raises:
         BadImageError: the file is missing, no image, truncated or too large.
@@ -60,9 +60,11 @@ def decode(path: Path, choose: Choose = whole, interpolation: str = "bilinear") 
         else:
             check_size(header.height, header.width)
     if header is None:
-        return from_numpy(resize(pixels, choose(*pixels.shape[:2]), interpolation))
+        chosen = choose(*pixels.shape[:2])
+        return chosen.padded(from_numpy(resize(pixels, chosen, interpolation)))
     height, width = upright_size(header.height, header.width, header.orientation)
-    region = stored(choose(height, width), height, width, header.orientation)
+    chosen = choose(height, width)
+    region = stored(chosen, height, width, header.orientation)
     scale = jpeg.scale_for(
         region.bottom - region.top, region.right - region.left, region.height, region.width
     )
@@ -70,7 +72,7 @@ def decode(path: Path, choose: Choose = whole, interpolation: str = "bilinear") 
     with _named_as_bad(path):
         pixels = jpeg.decode_scaled(data, header, scale, region.bottom + reach(region, interpolation))
     resized = upright(resize(pixels, region, interpolation), header.orientation)
-    return from_numpy(np.ascontiguousarray(resized))
+    return chosen.padded(from_numpy(np.ascontiguousarray(resized)))
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import DataError
+from ..runtime.files import found
 from .cifar import cache_folder
 from .decode import BadImageError, decode, image_size
 from .photos import Photos
@@ -32,6 +33,7 @@ from .scan import Progress
 from .workers import map_in_workers
 
 FORMAT = 1  # part of the key: other formats are not read
+MISSING = (-1, -1)  # the size of an image whose file was not there
 
 
 class _Store:
@@ -106,7 +108,7 @@ class DecodedPhotos(Photos):
             chosen.height,
             chosen.width,
         )
-        return torch.from_numpy(resize(self.store.image(number), region, interpolation))
+        return chosen.padded(torch.from_numpy(resize(self.store.image(number), region, interpolation)))
 
     def take(self, indices: Tensor) -> Self:
         """Return the images with these indices, in their order."""
@@ -144,7 +146,8 @@ def keep_decoded(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{key}.lock"):  # one builds, others wait for it
-            if not _Store(folder / key).is_whole(len(photos)):
+            store = _Store(folder / key)
+            if not store.is_whole(len(photos)) or _came_back(photos, store):
                 shutil.rmtree(folder / key, ignore_errors=True)
                 _build(photos, shorter, limit, folder / key, workers, progress)
     except OSError as error:
@@ -152,6 +155,12 @@ def keep_decoded(
         raise DataError(f"cannot keep decoded images in {folder}: {reason}") from error
     fields = {name: getattr(photos, name) for name in Photos.__dataclass_fields__}
     return DecodedPhotos(**fields, store=_Store(folder / key), numbers=torch.arange(len(photos)))
+
+
+def _came_back(photos: Photos, store: _Store) -> bool:
+    """Tell whether a file is there that was missing when the others were decoded."""
+    missing = np.flatnonzero(store.sizes[:, 0] == MISSING[0]).tolist()
+    return any((photos.root / photos.files[number]).is_file() for number in missing)
 
 
 def _build(
@@ -177,8 +186,13 @@ def _check_room(photos: Photos, shorter: int, limit: int, folder: Path, workers:
         if needed > room:
             raise DataError(
                 f"{len(photos):,} decoded images with a shorter side of up to {shorter} pixels need "
-                f"{needed / 2**30:.2f} GiB, but {room / 2**30:.2f} GiB are {what}"
+                f"{_readable(needed)}, but {_readable(room)} are {what}"
             )
+
+
+def _readable(count: int) -> str:
+    """Write so many bytes in GiB, or in MiB where that would show no figure."""
+    return f"{count / 2**30:.2f} GiB" if count > 2**29 else f"{count / 2**20:.2f} MiB"
 
 
 def _in_workers(function: Callable[[int], Any], photos: Photos, workers: int) -> Iterator[Any]:
@@ -192,7 +206,7 @@ def _write(folder: Path, images: Iterator[Any], progress: Progress | None) -> No
         for number, (size, pixels) in enumerate(images):
             if isinstance(pixels, str):
                 bad[number] = pixels
-                sizes.append((0, 0, 0, 0))
+                sizes.append((*size, 0, 0))
             else:
                 end += file.write(pixels.numpy().data)
                 sizes.append((*size, *pixels.shape[:2]))
@@ -234,7 +248,8 @@ def _reduced_or_reason(photos: Photos, shorter: int, index: int) -> tuple[tuple[
         pixels = decode(photos.root / photos.files[index], choose)
         return seen[-1], pixels
     except BadImageError as error:
-        return (0, 0), error.reason
+        there = found((photos.root / photos.files[index]).is_file)
+        return (0, 0) if there else MISSING, error.reason
 
 
 def _mapped(path: Path) -> Any:

@@ -1,16 +1,21 @@
 """Photographs in the layouts in which people keep them, as a `PhotoDataset`."""
 
 import hashlib
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..errors import DataError, UsageError
 from ..runtime.files import found
 from . import layouts
+from .grouping import keys_of_paths
 from .ilsvrc import flat_rows
 from .index import check_index
+from .inspection import groups_of, report, search
 from .layouts import Rows
 from .photo_list import read_list
 from .photos import OnBadImage, PhotoDataset, Photos
@@ -22,7 +27,9 @@ def load_folder(
     *,
     on_bad_image: OnBadImage = "stop",
     test_share: float = 0.2,
+    group: str | None = None,
     progress: Progress | None = None,
+    compared: Progress | None = None,
 ) -> PhotoDataset:
     """Load a training and a test set of photographs.
 
@@ -35,23 +42,41 @@ def load_folder(
     - a CSV file with the columns path (or file, image, filename), label (or class) and perhaps split (train,
       val or test).
 
+    Near-duplicates, such as copies of an image in another size, stay on one side of a split that is made
+    here, and are reported in `findings` with what else is wrong with the data.
+
     Args:
         root: the folder, or the CSV file.
         on_bad_image: what loaders do with an image that cannot be decoded.
         test_share: what share of each class becomes the test set, where none is given.
+        group: keeps images of one person, plant or video on one side of the split: a column of the CSV file,
+            or a regular expression that is searched for in each path relative to the folder; what its first
+            group matches, or else all of it, tells them apart.
         progress: is called with the number of images found so far.
+        compared: is called with the number of images so far in which near-duplicates are looked for.
 
     Raises:
-        DataError: there are no images, no classes or one only, or the classes of the two sets differ.
-        UsageError: `test_share` is not between 0 and 1.
+        DataError: there are no images, no classes or one only, the classes of the two sets differ, or
+            `group` puts all images of a class on one side.
+        UsageError: `test_share` is not between 0 and 1, or `group` is neither a column nor a regular
+            expression that matches a path.
     """
     if not 0 < test_share < 1:
         raise UsageError(f"the share of the test set must be between 0 and 1, not {test_share}")
-    source = _open(Path(root), progress)
-    train, test = _train_and_test(source, test_share)
-    names = layouts.check_classes(source.root, {name for _, name in train + test})
-    first, second = (_photos(source, rows, names, on_bad_image) for rows in (train, test))
-    return PhotoDataset(source.name, first, second, names, source.changed)
+    source = _open(Path(root), progress, group)
+    train, test = _rows(source)
+    rows = train if test is None else train + test
+    names = layouts.check_classes(source.root, {name for _, name in rows})
+    found = search(source.path, source.root, source.listing, [number for number, _ in rows], compared)
+    groups = groups_of(source.listing, found, source.keys)
+    given = test is not None
+    if test is None:
+        train, test = _split(source, rows, test_share, groups)
+    findings = report(source.listing, found, train, test, given)
+    if source.keys is not None:
+        findings = replace(findings, notes=(*findings.notes, *_on_keys(source.keys, train, test)))
+    first, second = (_photos(source, part, names, on_bad_image, groups) for part in (train, test))
+    return PhotoDataset(source.name, first, second, names, source.changed, findings)
 
 
 def load_photos(
@@ -78,52 +103,104 @@ def load_photos(
 
 @dataclass(frozen=True)
 class _Source:
-    """A folder or CSV file that was read; classes and parts are those that a CSV file gives."""
+    """A folder or CSV file that was read; classes and parts are those that a CSV file gives.
+
+    `keys` names the group of each image, "" for none; None where no groups are asked for.
+    """
 
     name: str
+    path: Path
     root: Path
     listing: Listing
     changed: str | None
     classes: list[str] | None = None
     parts: tuple[str, ...] = ()
+    group: str | None = None
+    keys: list[str] | None = None
 
 
-def _open(path: Path, progress: Progress | None) -> _Source:
+def _open(path: Path, progress: Progress | None, group: str | None = None) -> _Source:
     if not found(path.exists):
         raise DataError(f"there is no folder {path}")
     if path.is_dir():
         listing = scan(path, progress)
         if not len(listing.paths):
             raise DataError(f"{path} holds no image: {layouts.ARRANGEMENTS}")
-        return _Source(path.resolve().name, path, listing, check_index(path, listing))
+        keys = _keys(group, path, listing, ())
+        changed = check_index(path, listing)
+        return _Source(path.resolve().name, path, path, listing, changed, group=group, keys=keys)
     if path.suffix.lower() != ".csv":
         raise DataError(f"{path} is neither a folder nor a CSV file (.csv)")
-    listed = read_list(path)
-    changed = check_index(path, listed.listing)
-    return _Source(path.stem, path.parent, listed.listing, changed, listed.classes, tuple(listed.parts))
+    read = read_list(path, group)
+    keys = read.groups if read.groups is not None else _keys(group, path, read.listing, read.columns)
+    changed, parts = check_index(path, read.listing), tuple(read.parts)
+    return _Source(path.stem, path, path.parent, read.listing, changed, read.classes, parts, group, keys)
 
 
-def _train_and_test(source: _Source, share: float) -> tuple[Rows, Rows]:
-    paths = source.listing.paths
+def _keys(group: str | None, path: Path, listing: Listing, columns: tuple[str, ...]) -> list[str] | None:
+    if group is None:
+        return None
+    keys = keys_of_paths(listing.paths, group)
+    if not any(keys):
+        column = f"is none of its columns, {', '.join(columns)}, and " if columns else ""
+        raise UsageError(f"group {group!r} {column}matches no path in {path}, such as {listing.paths[0]}")
+    return keys
+
+
+def _rows(source: _Source) -> tuple[Rows, Rows | None]:
+    """Return the images of the training and the test set, None for the latter where it is to be split off."""
     if source.classes is not None:
         rows = list(enumerate(source.classes))
         if not any(source.parts):
-            return layouts.split_by_class(paths, rows, share)
+            return rows, None
         if not all(source.parts):
-            file, path = f"{source.root / source.name}.csv", paths[source.parts.index("")]
-            raise DataError(f"{file} has no split for {path}")
+            path = source.listing.paths[source.parts.index("")]
+            raise DataError(f"{source.path} has no split for {path}")
         train, test = ([row for row in rows if source.parts[row[0]] == part] for part in ("train", "test"))
         if train and test:
             layouts.check_same_classes(source.root, train, test, ("split train", "split val"))
         return train, test
     part = layouts.has_train_and_test(source.root)
     if part is None:
-        rows = layouts.class_rows(source.root, source.listing)
-        layouts.check_classes(source.root, {name for _, name in rows})
-        return layouts.split_by_class(paths, rows, share)
+        return layouts.class_rows(source.root, source.listing), None
     train, test = layouts.class_rows(source.root, source.listing, "train/"), _one_set(source, f"{part}/")
     layouts.check_same_classes(source.root, train, test, ("train/", f"{part}/"))
     return train, test
+
+
+def _split(source: _Source, rows: Rows, share: float, groups: NDArray[np.int64] | None) -> tuple[Rows, Rows]:
+    """Split a test set off.
+
+    Raises:
+        DataError: there are too few images, or the groups that are asked for leave a class untested.
+    """
+    together = None if groups is None else groups.tolist()
+    train, test = layouts.split_by_class(source.listing.paths, rows, share, together)
+    several = {name for name, count in Counter(name for _, name in rows).items() if count > 1}
+    untested = several - {name for _, name in test}
+    if untested and source.keys is not None:
+        raise DataError(
+            f"group {source.group!r} puts all images of {layouts.listed(untested)} on one side of the split: "
+            "every class needs images of at least two groups"
+        )
+    if not test:
+        raise DataError(
+            f"the images of each class in {source.root} are near-duplicates of each other, so that none can "
+            "be set apart to test on: add other images"
+        )
+    return train, test
+
+
+def _on_keys(keys: list[str], train: Rows, test: Rows) -> list[str]:
+    """Say which groups are in both of two sets that were given, and how many images are in none."""
+    ours, theirs = ({keys[number] for number, _ in rows} - {""} for rows in (train, test))
+    notes = []
+    if ours & theirs:
+        notes.append(f"{len(ours & theirs):,} groups are in both sets, for example {min(ours & theirs)}")
+    alone = sum(not keys[number] for number, _ in train + test)
+    if alone:
+        notes.append(f"{alone:,} of {len(train) + len(test):,} images belong to no group")
+    return notes
 
 
 def _one_set(source: _Source, part: str) -> Rows:
@@ -131,7 +208,13 @@ def _one_set(source: _Source, part: str) -> Rows:
     return flat if flat is not None else layouts.class_rows(source.root, source.listing, part)
 
 
-def _photos(source: _Source, rows: Rows, names: tuple[str, ...], on_bad_image: OnBadImage) -> Photos:
+def _photos(
+    source: _Source,
+    rows: Rows,
+    names: tuple[str, ...],
+    on_bad_image: OnBadImage,
+    groups: NDArray[np.int64] | None = None,
+) -> Photos:
     label_of = {name: label for label, name in enumerate(names)}
     labels = torch.tensor([label_of[name] for _, name in rows], dtype=torch.int64)
     numbers = [number for number, _ in rows]
@@ -139,4 +222,5 @@ def _photos(source: _Source, rows: Rows, names: tuple[str, ...], on_bad_image: O
     digest = hashlib.sha256()
     for part in (files.text, files.ends, source.listing.sizes[numbers], labels.numpy()):
         digest.update(part.tobytes())
-    return Photos(source.root, files, labels, names, on_bad_image, digest.hexdigest())
+    own = None if groups is None else torch.from_numpy(groups[numbers])
+    return Photos(source.root, files, labels, names, on_bad_image, digest.hexdigest(), own)

@@ -22,14 +22,18 @@ def index_folder() -> Path:
     return cache_folder() / "index"
 
 
+def kept_file(root: Path, ending: str = ".npz") -> Path:
+    """Return where something is kept of a folder or CSV file."""
+    return index_folder() / f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:24]}{ending}"
+
+
 def check_index(root: Path, listing: Listing) -> str | None:
     """Compare a listing with the one of the last time, and keep it instead.
 
     Returns:
         A line that says how many images are new, gone or changed; None if none are, or at the first time.
     """
-    key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:24]
-    path = index_folder() / f"{key}.npz"
+    path = kept_file(root)
     before = _read(path)
     if before is not None and _same(before, listing):
         return None

@@ -1,17 +1,14 @@
 """Layouts of folders of photographs: which image belongs to which set and class, from its path alone."""
 
-import hashlib
-import os
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import DataError
 from .scan import Listing
+from .split import TEST_KEY, set_apart, test_counts
 
 TEST_FOLDERS = ("val", "valid", "validation", "test")
-SPLIT_KEY = b"residual split 0"  # fixed, so that everyone has the same test set
 Rows = list[tuple[int, str]]  # an image's number in the listing, and its class
 
 ARRANGEMENTS = (
@@ -102,27 +99,32 @@ def check_same_classes(root: Path, train: Rows, test: Rows, parts: tuple[str, st
     return names
 
 
-def split_by_class(paths: Sequence[str], rows: Rows, share: float) -> tuple[Rows, Rows]:
+def split_by_class(
+    paths: Sequence[str], rows: Rows, share: float, groups: Sequence[int] | None = None
+) -> tuple[Rows, Rows]:
     """Set a share of each class apart as a test set, by hashes of the paths: the same on every machine.
 
-    A class with at least two images has at least one on each side; a single image is for training.
+    A class with at least two images, of two groups, has at least one on each side; a single image is for
+    training. `groups`, a number for each path, stay on one side; then the share is met about, and nothing is
+    held back where each class is one group.
 
     Raises:
-        DataError: every class has a single image.
+        DataError: fewer than two classes have two images.
     """
-    places = {number: hashlib.sha256(SPLIT_KEY + os.fsencode(paths[number])).digest() for number, _ in rows}
-    left = {
-        name: min(max(1, round(share * count)), count - 1)
-        for name, count in Counter(name for _, name in rows).items()
-    }
-    held = set()
-    for number, name in sorted(rows, key=lambda row: places[row[0]]):
-        if left[name]:
-            left[name] -= 1
-            held.add(number)
-    if not held:
-        raise DataError("every class has one image only, so that none is left for a test set: add images")
-    return [row for row in rows if row[0] not in held], [row for row in rows if row[0] in held]
+    classes = [name for _, name in rows]
+    wanted = test_counts(classes, share)
+    single = [name for name, count in wanted.items() if not count]
+    if len(wanted) - len(single) < 2:
+        raise DataError(
+            "there are too few images to set a test set apart: at least two classes need two images or more, "
+            f"one to train on and one to test, but of {listed(single)} there is one only"
+        )
+    of = None if groups is None else [groups[number] for number, _ in rows]
+    held = set_apart(TEST_KEY, [paths[number] for number, _ in rows], classes, wanted, of)
+    return (
+        [row for place, row in enumerate(rows) if place not in held],
+        [row for place, row in enumerate(rows) if place in held],
+    )
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:

@@ -19,13 +19,20 @@ from .sampler import Draws, Sampler
 class Batches(ABC):
     """The stream of a training set's augmented batches, each a function of its step.
 
+    `class_weights` [classes] says how much the loss of an image of each class counts; None: all the same.
+
     Raises:
         UsageError: the batch is larger than the training set.
     """
 
+    class_weights: Tensor | None = None
+
     def __init__(self, size: int, batch_size: int) -> None:
         if batch_size > size:
-            raise UsageError(f"batch_size must be at most the training set's {size}, not {batch_size}")
+            raise UsageError(
+                f"batch_size must be at most the training set's {size}, not {batch_size}: lower it, or "
+                "add images"
+            )
         self.size, self.batch_size = size, batch_size
         self.bad: dict[str, str] = {}  # files that were met and could not be decoded, with the reason
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..recipes.augment import ResizedCrop, ScaleCrop
+from ..recipes.schema import Balance, Fit
 from .colour import pca_colour
 from .decode import BadImageError
 from .erasing import draw_erasing, erase
@@ -19,7 +20,7 @@ from .mixing import apply_mix, draw_mix
 from .normalization import Normalization
 from .photo_augment import Place, choose_crop
 from .photos import Photos
-from .sampler import epoch_generator
+from .sampler import Members, class_weights, epoch_generator
 from .trivial_augment import trivial_augment
 from .workers import map_in_workers
 
@@ -49,6 +50,8 @@ class DecodeStep:
     size: int
     batch_size: int
     seed: int
+    fit: Fit = "crop"
+    members: Members | None = None  # of the classes, where they are to come equally often
 
     def __call__(self, step: int) -> Decoded:
         """Decode it.
@@ -67,7 +70,7 @@ class DecodeStep:
         epoch, within = divmod(position, len(self.photos))
         place = Place(self.seed, epoch, within)
         repeats = self.augment.repeats if isinstance(self.augment, ResizedCrop) else 1
-        first = int(epoch_order(self.seed, epoch, len(self.photos), repeats)[within])
+        first = int(epoch_order(self.seed, epoch, len(self.photos), repeats, self.members)[within])
         image, index = self._decode(first, place, bad)
         if isinstance(self.augment, ResizedCrop) and self.augment.trivial:
             random = place.random(WORKER)
@@ -77,7 +80,7 @@ class DecodeStep:
 
     def _decode(self, first: int, place: Place, bad: dict[str, str]) -> tuple[Tensor, int]:
         """Decode an image or, where it is bad and to be skipped, the next one that is not."""
-        choose = choose_crop(self.augment, self.size, place)
+        choose = choose_crop(self.augment, self.size, place, self.fit)
         for index in (*range(first, len(self.photos)), *range(first)):
             try:
                 return self.photos.region(index, choose), index
@@ -89,9 +92,12 @@ class DecodeStep:
 
 
 @lru_cache(maxsize=2)  # a batch may span two epochs
-def epoch_order(seed: int, epoch: int, size: int, repeats: int) -> Tensor:
+def epoch_order(seed: int, epoch: int, size: int, repeats: int, members: Members | None = None) -> Tensor:
     """Return the order of an epoch's images [N]; repeated ones follow each other, so fewer have a turn."""
-    order = torch.randperm(size, generator=epoch_generator(seed, epoch))
+    if members is None:
+        order = torch.randperm(size, generator=epoch_generator(seed, epoch))
+    else:
+        order = members.order(seed, epoch, size)
     return order.repeat_interleave(repeats)[:size]
 
 
@@ -106,6 +112,9 @@ class PhotoBatches(Batches):
         augment: crops, colours and mixing.
         device: where the batches are made.
         workers: processes that decode ahead; with 0 this one decodes when a batch is asked for.
+        fit: how an image that is not square becomes one, before a "resized-crop" is taken.
+        balance: "sampler": all classes come equally often; "weights": `class_weights` says how their losses
+            count; "none".
 
     Raises:
         UsageError: the batch is larger than the training set.
@@ -122,12 +131,17 @@ class PhotoBatches(Batches):
         device: torch.device,
         *,
         workers: int = 0,
+        fit: Fit = "crop",
+        balance: Balance = "none",
     ) -> None:
         super().__init__(len(photos), batch_size)
         self.normalization = normalization.to(device)
         self.augment, self.seed, self.workers, self._device = augment, seed, workers, device
         self.classes = len(photos.class_names)
-        self._decode = DecodeStep(photos, augment, image_size, batch_size, seed)
+        if balance == "weights":
+            self.class_weights = class_weights(photos.labels, self.classes).to(device)
+        members = Members.of(photos.labels) if balance == "sampler" else None
+        self._decode = DecodeStep(photos, augment, image_size, batch_size, seed, fit, members)
         self._stream: Generator[Decoded] | None = None
         self._next = -1  # the step that the stream gives next
         self._first: Decoded | None = None  # step 0, where it was looked at before training

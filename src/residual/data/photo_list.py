@@ -18,15 +18,22 @@ _LARGEST = 1 << 30  # bytes
 
 @dataclass(frozen=True)
 class PhotoList:
-    """A CSV file's images, relative to its folder; of each the class, and the set: "train", "test" or ""."""
+    """A CSV file's images, relative to its folder; of each the class, and the set: "train", "test" or "".
+
+    `groups` holds the values of the column that tells which images belong together, None without one.
+    """
 
     listing: Listing
     classes: list[str]
     parts: list[str]
+    columns: tuple[str, ...]
+    groups: list[str] | None = None
 
 
-def read_list(file: Path) -> PhotoList:
+def read_list(file: Path, group: str | None = None) -> PhotoList:
     """Read a CSV file with the columns path (or file, image, filename), label (or class) and perhaps split.
+
+    `group` may name another column.
 
     Raises:
         DataError: it cannot be read, a column or value is missing, an image is listed twice or does not
@@ -49,6 +56,7 @@ def read_list(file: Path) -> PhotoList:
         raise DataError(f"{file} needs the columns path and label, separated by commas; it has {header}")
     if not rows:
         raise DataError(f"{file} lists no image")
+    group_column = columns.get(group.strip().lower()) if group else None
     found = {}
     for number, row in enumerate(rows, start=2):
         path, label = ((row[name] or "").strip() for name in (path_column, label_column))
@@ -57,12 +65,12 @@ def read_list(file: Path) -> PhotoList:
             raise DataError(f"{file}, line {number}, {fault}")
         if "|" in label or ";" in label:
             raise DataError(f"{file}, line {number}, has several labels, {label}: an image must have one")
-        found[path.replace("\\", "/")] = label, _part(file, number, row.get(columns.get("split", "")))
+        part = _part(file, number, row.get(columns.get("split", "")))
+        found[path.replace("\\", "/")] = label, part, (row.get(group_column or "") or "").strip()
     ordered = sorted(found)
+    classes, parts, groups = ([found[path][place] for path in ordered] for place in range(3))
     return PhotoList(
-        _listing(file, ordered),
-        [found[path][0] for path in ordered],
-        [found[path][1] for path in ordered],
+        _listing(file, ordered), classes, parts, tuple(columns), groups if group_column else None
     )
 
 

@@ -9,11 +9,12 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, UsageError
 from .decode import decode
 from .findings import Findings
 from .region import Choose, whole
 from .scan import Paths
+from .split import VALIDATION_KEY, set_apart, validation_counts
 
 OnBadImage = Literal["stop", "skip"]
 
@@ -56,6 +57,34 @@ class Photos:
         fingerprint = hashlib.sha256(self.fingerprint.encode() + chosen).hexdigest()
         groups = None if self.groups is None else self.groups[indices]
         return replace(self, files=files, labels=self.labels[indices], fingerprint=fingerprint, groups=groups)
+
+
+def split_photos(photos: Photos, count: int) -> tuple[Tensor, Tensor]:
+    """Set `count` photographs of all classes apart for validation; about as many where groups stay whole.
+
+    The choice depends on paths, labels and groups alone, never on a run's seed.
+
+    Returns:
+        The indices of the training images that remain, and of the validation set, both ascending.
+
+    Raises:
+        UsageError: nothing would remain to train on.
+        DataError: none can be set apart: each class is one image or one group.
+    """
+    if count >= len(photos):
+        raise UsageError(f"validation must be smaller than the training set of {len(photos)}, not {count}")
+    labels: list[int] = photos.labels.tolist()
+    groups = None if photos.groups is None else photos.groups.tolist()
+    wanted = validation_counts(labels, count)
+    held = set_apart(VALIDATION_KEY, photos.files, labels, wanted, groups)
+    if not held:
+        raise DataError(
+            "no training image can be set apart for validation: those of each class are one image, or belong "
+            "together as a group or near-duplicates"
+        )
+    apart = torch.zeros(len(photos), dtype=torch.bool)
+    apart[sorted(held)] = True
+    return (~apart).nonzero()[:, 0], apart.nonzero()[:, 0]
 
 
 @dataclass(frozen=True, eq=False)

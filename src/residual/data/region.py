@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import Tensor
+from torch.nn import functional as F
+
 
 @dataclass(frozen=True)
 class Region:
     """A rectangle of an image, in pixels of the upright image, resized to `height` x `width` pixels.
 
-    The rectangle lies inside the image; its edges need not be whole numbers.
+    The rectangle lies inside the image; its edges need not be whole numbers. `around` is how many rows and
+    columns of black are put around what was resized: left, top, right, bottom.
     """
 
     left: float
@@ -17,6 +21,12 @@ class Region:
     bottom: float
     height: int
     width: int
+    around: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    def padded(self, pixels: Tensor) -> Tensor:
+        """Put black around pixels [height, width, 3]."""
+        left, top, right, bottom = self.around
+        return F.pad(pixels, (0, 0, left, right, top, bottom)) if any(self.around) else pixels
 
 
 # takes an upright image's height and width, in pixels; may be called in another process, so it must pickle

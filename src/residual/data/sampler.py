@@ -91,3 +91,37 @@ class Sampler:
             kept = {e: d for e, d in self._epochs.items() if e == epoch - 1}
             self._epochs = {**kept, epoch: Draws.of_epoch(self.seed, epoch, self.size, self.augment)}
         return self._epochs[epoch]
+
+
+@dataclass(frozen=True, eq=False)
+class Members:
+    """The images of each class, to draw all classes equally often."""
+
+    of_class: tuple[Tensor, ...]  # indices
+
+    @classmethod
+    def of(cls, labels: Tensor) -> "Members":
+        """Collect the indices of the images with each label [N]."""
+        return cls(tuple((labels == label).nonzero()[:, 0] for label in sorted(set(labels.tolist()))))
+
+    def order(self, seed: int, epoch: int, size: int) -> Tensor:
+        """Return the order [size] of an epoch in which all classes come equally often, up to one.
+
+        The images of a class come equally often too, up to one: which come once more is drawn anew.
+        """
+        generator, classes = epoch_generator(seed, epoch), len(self.of_class)
+        chosen = []
+        for place, images in enumerate(self.of_class):
+            turns = size // classes + ((place + epoch) % classes < size % classes)
+            rounds = -(-turns // len(images))
+            again = [torch.randperm(len(images), generator=generator) for _ in range(rounds)]
+            chosen.append(images[torch.cat(again)[:turns]] if again else images[:0])
+        together = torch.cat(chosen)
+        return together[torch.randperm(size, generator=generator)]
+
+
+def class_weights(labels: Tensor, classes: int) -> Tensor:
+    """Return a weight [classes] for each class, inverse to its images; over the images their mean is 1."""
+    counts = torch.bincount(labels, minlength=classes).double()
+    weights = len(labels) / ((counts > 0).sum() * counts.clamp(min=1))
+    return torch.where(counts > 0, weights, 0.0).float()

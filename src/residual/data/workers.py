@@ -72,8 +72,12 @@ def default_workers(images: int, device: torch.device) -> int:
     """Return how many processes should decode: none for a few images, few where the network needs the CPU."""
     if images < FEW:
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores - 1)) if device.type != "cpu" else max(1, min(2, cores // 2))
+    return max(1, min(8, cores() - 1)) if device.type != "cpu" else max(1, min(2, cores() // 2))
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

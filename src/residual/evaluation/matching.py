@@ -73,12 +73,12 @@ def few(names: tuple[str, ...]) -> str:
 
 def _ways(own: tuple[str, ...]) -> Iterable[tuple[str, Callable[[str], int | None]]]:
     """Yield ways to find the model's class of a name, the strictest first."""
-    yield "name", _unique(own).get
+    yield "name", unique_names(own).get
     if own == NAMES:
-        yield "WordNet id", _unique(SYNSETS).get
+        yield "WordNet id", unique_names(SYNSETS).get
     elif own == SYNSETS:
-        yield "name", _unique(NAMES).get
-    whole, first = _unique(map(_plain, own)), _unique(_plain(name.split(",")[0]) for name in own)
+        yield "name", unique_names(NAMES).get
+    whole, first = unique_names(map(_plain, own)), unique_names(_plain(name.split(",")[0]) for name in own)
     yield "name without case", lambda name: whole.get(_plain(name))
     yield "the first of their names", lambda name: first.get(_plain(name.split(",")[0]))
 
@@ -88,7 +88,7 @@ def _plain(name: str) -> str:
     return name.replace("_", " ").strip().casefold()
 
 
-def _unique(names: Iterable[str]) -> dict[str, int]:
+def unique_names(names: Iterable[str]) -> dict[str, int]:
     """Number names, without those that occur twice."""
     listed = list(names)
     counts = Counter(listed)

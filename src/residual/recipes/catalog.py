@@ -6,6 +6,8 @@ from pathlib import Path
 from ..errors import UsageError
 from .cifar import best, demo, fast, paper
 from .imagenet import imagenet_epochs, imagenet_modern, imagenet_paper
+from .imagenette import imagenette
+from .own_images import finetune, scratch
 from .schema import Recipe, load_recipe
 
 RECIPES: dict[str, Callable[[str], Recipe]] = {
@@ -16,6 +18,9 @@ RECIPES: dict[str, Callable[[str], Recipe]] = {
     "imagenet-paper": imagenet_paper,
     "imagenet-epochs": imagenet_epochs,
     "imagenet-modern": imagenet_modern,
+    "imagenette": imagenette,
+    "finetune": finetune,
+    "scratch": scratch,
 }
 CIFAR_RECIPES = ("paper", "fast", "best")  # whose figures stand beside the paper's
 

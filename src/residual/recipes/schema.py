@@ -23,6 +23,7 @@ FORMAT = 2  # of recipe files; 1 had no number, and called the validation set a 
 MAX_FILE = 2**20  # bytes; a recipe takes about one thousand
 DATASETS = ("cifar10", "cifar100", "digits")
 Fit = Literal["crop", "pad", "squish"]
+Balance = Literal["none", "weights", "sampler"]
 FOLDER = "folder"  # the data of a run on photographs in a folder, or in a CSV file
 
 
@@ -106,7 +107,7 @@ class Recipe(Section):
     validation: CountOrShare = Field(0, description="training images set apart; below 1: their share")
     early_stop: Whole = Field(0, ge=0, description="evaluations without a lower validation error; 0: never")
     time: Number = Field(0.0, ge=0, description="seconds that the schedule is fitted to; 0: iterations count")
-    balance: Literal["none", "weights", "sampler"] = "none"
+    balance: Balance = "none"
     curve: Literal["none", "test"] = "none"
     log_every: Whole = Field(100, ge=1)
     evaluate_every: Whole = Field(400, ge=1)
@@ -162,8 +163,11 @@ class Recipe(Section):
     def evaluation_period(self) -> int:
         """Steps between two evaluations: `evaluate_every`, or fewer (at least 50) so that there are 30.
 
-        Where they decide on the learning rate, `stop_after` does not change them.
+        Where they decide on the learning rate, `stop_after` does not change them. For a curve of photographs,
+        which take long to evaluate, five are enough.
         """
+        if self.data == FOLDER and not self.validation:
+            return min(self.evaluate_every, max(50, self.last_step // 5))
         steps = self.iterations if self.schedule.shape == "plateau" else self.last_step
         return min(self.evaluate_every, max(50, steps // 30))
 

@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import ResidualError, RunError
-from ..recipes.schema import Recipe
+from ..recipes.schema import FOLDER, Recipe
 from ..training.jobs import STOPPED, Job, outcome, run_jobs
 from ..training.run_folder import Run
+from .photographs import load_imagenette
 from .plan import Budget
 from .results import result_path, save_result
 
@@ -31,11 +32,13 @@ def reproduce(
 
     Raises:
         InterruptedRunError: a signal came.
-        DataError: the data cannot be loaded.
+        DataError, UsageError: the data cannot be loaded, or photographs are not those of Imagenette.
         RunError: a run failed; the others were trained nevertheless.
     """
-    results.mkdir(parents=True, exist_ok=True)
     missing = [recipe for recipe in recipes if not result_path(results, recipe).exists()]
+    if any(recipe.data == FOLDER for recipe in missing):
+        load_imagenette(data_dir)
+    results.mkdir(parents=True, exist_ok=True)
     say(f"{len(recipes) - len(missing)} of {len(recipes)} runs have a result; {len(missing)} to train")
     planned = [Job(recipe, runs / result_path(results, recipe).stem) for recipe in missing]
     written: list[Path] = []

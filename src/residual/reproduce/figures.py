@@ -1,6 +1,6 @@
-"""Draws Figures 6 and 7 from result files."""
+"""Draws Figures 4, 6 and 7 from result files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..runtime.files import write_atomically
-from ..training.curves import COLOURS, in_thousands, style
+from ..training.curves import COLOURS, FEW, in_thousands, style
 
 Result = dict[str, Any]
 
@@ -18,15 +18,19 @@ def figure_6(results: Sequence[Result], path: Path) -> None:
     with style():
         figure = Figure(figsize=(10, 4.5), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
-        for axes, family in zip(panels, ("plain", "resnet"), strict=True):
-            for index, result in enumerate(_of(results, family)):
-                _curves(axes, result, COLOURS[index])
-            axes.set(title="plain nets" if family == "plain" else "residual nets", xlabel="iterations")
-            axes.xaxis.set_major_formatter(in_thousands)
-            axes.set_xlim(left=0)
-            axes.grid(axis="y", alpha=0.3)
-            axes.legend(frameon=False, title="dashed: training, bold: test", alignment="left")
+        _families(panels, results)
         panels[0].set(ylabel="error (%)", ylim=(0, 90))
+        write_atomically(path, lambda file: figure.savefig(file, dpi=150, format="png"))
+
+
+def figure_4(groups: Mapping[str, Sequence[Result]], path: Path) -> None:
+    """Draw error against iterations on photographs as in Figure 4, a row of panels for each named group."""
+    with style():
+        figure = Figure(figsize=(10, 4.5 * len(groups)), layout="constrained")
+        rows = figure.subplots(len(groups), 2, sharey="row", squeeze=False)
+        for panels, (name, results) in zip(rows, groups.items(), strict=True):
+            _families(panels, results, f", {name}")
+            panels[0].set(ylabel="error (%)", ylim=(0, min(100, 1.05 * max(map(_highest, results)))))
         write_atomically(path, lambda file: figure.savefig(file, dpi=150, format="png"))
 
 
@@ -51,6 +55,22 @@ def figure_7(results: Sequence[Result], path: Path) -> None:
         write_atomically(path, lambda file: figure.savefig(file, dpi=150, format="png"))
 
 
+def _families(panels: Sequence[Axes], results: Sequence[Result], name: str = "") -> None:
+    """Draw plain networks into the first panel, residual ones into the second."""
+    for axes, family in zip(panels, ("plain", "resnet"), strict=True):
+        for index, result in enumerate(_of(results, family)):
+            _curves(axes, result, COLOURS[index])
+        axes.set(title=f"{'plain' if family == 'plain' else 'residual'} nets{name}", xlabel="iterations")
+        axes.xaxis.set_major_formatter(in_thousands)
+        axes.set_xlim(left=0)
+        axes.grid(axis="y", alpha=0.3)
+        axes.legend(frameon=False, title="dashed: training, bold: test", alignment="left")
+
+
+def _highest(result: Result) -> float:
+    return max(float(error) for points in result["curve"].values() for _, error in points)
+
+
 def _of(results: Sequence[Result], family: str) -> list[Result]:
     return [result for result in results if result["network"].startswith(family)]
 
@@ -60,4 +80,5 @@ def _curves(axes: Axes, result: Result, colour: str) -> None:
         if kind in result["curve"]:
             steps, errors = zip(*result["curve"][kind], strict=True)
             label = result["network"] if kind == "test" else None
-            axes.plot(steps, errors, line, color=colour, linewidth=width, label=label)
+            marker = "o" if kind == "test" and len(steps) <= FEW else ""
+            axes.plot(steps, errors, line, marker=marker, color=colour, linewidth=width, label=label)

@@ -118,7 +118,7 @@ def _depth(results: Sequence[Result]) -> Iterable[str]:
     for run in results:
         name = parse_name(run["network"])
         if run["seed"] == 0 and not name.bottleneck:
-            rows[name.family, run["recipe"], _steps(run)][name.layers] = run["training_error"]
+            rows[name.family, run["recipe"], steps_taken(run)][name.layers] = run["training_error"]
     yield f"| kind | recipe | steps | {' | '.join(f'{depth} layers' for depth in DEPTHS)} |"
     yield "|---|---|---|" + "---|" * len(DEPTHS)
     for (family, recipe, steps), errors in sorted(rows.items()):
@@ -132,7 +132,7 @@ def trained_alike(results: Sequence[Result]) -> dict[str, list[Result]]:
     groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for run in sorted(results, key=lambda run: parse_name(run["network"]).layers):
         if run["seed"] == 0 and not parse_name(run["network"]).bottleneck:
-            groups[run["recipe"], _steps(run)].append(run)
+            groups[run["recipe"], steps_taken(run)].append(run)
     chosen = {}
     for (recipe, _), runs in sorted(groups.items(), key=lambda group: group[1][0]["iterations"]):
         if {run["network"] for run in runs} >= set(TARGETS["figure6"].networks):
@@ -142,14 +142,15 @@ def trained_alike(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 def _figures(results: Sequence[Result]) -> Iterable[str]:
     for name, runs in sorted(trained_alike(results).items()):
-        yield f"By `{runs[0]['recipe']}`, {_steps(runs[0])} steps:"
+        yield f"By `{runs[0]['recipe']}`, {steps_taken(runs[0])} steps:"
         yield ""
         for number in (6, 7):
             yield f"![Figure {number} by {name}](figure{number}-{name}.png)"
             yield ""
 
 
-def _steps(run: Result) -> str:
+def steps_taken(run: Result) -> str:
+    """Return the steps of a run, "of" those of its schedule if it was cut short."""
     cut = run["iterations"] < run["schedule_iterations"]
     return f"{run['iterations']:,}" + (f" of {run['schedule_iterations']:,}" if cut else "")
 
@@ -160,8 +161,9 @@ def _runs(results: Sequence[Result]) -> Iterable[str]:
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for run in results:
         yield (
-            f"| {run['network']} | {run['recipe']} | {run['seed']} | {_steps(run)} | {run['error']:.2f} | "
-            f"{run['training_error']:.2f} | {_seconds([run])} | {run['images_per_second']:,.0f} | "
+            f"| {run['network']} | {run['recipe']} | {run['seed']} | {steps_taken(run)} | "
+            f"{run['error']:.2f} | {run['training_error']:.2f} | {_seconds([run])} | "
+            f"{run['images_per_second']:,.0f} | "
             f"{short_name(run['hardware'])} | {short_commit(run['commit'])} |"
         )
     if any(run.get("disturbed") for run in results):

@@ -7,7 +7,8 @@ from typing import Any
 from ..bench.page import speed_page
 from ..errors import RunError
 from ..runtime.files import write_text
-from .figures import figure_6, figure_7
+from .figures import figure_4, figure_6, figure_7
+from .imagenette_page import imagenette_page, in_figure
 from .page import results_page, trained_alike
 from .results import load_results
 
@@ -20,15 +21,16 @@ def write_pages(results: Path, output: Path) -> list[Path]:
     """
     try:
         benches = {path.name: json.loads(path.read_text()) for path in sorted(results.glob("bench/*.json"))}
-        runs = load_results(results / "cifar10")
-        if not benches and not runs:
+        runs, photographs = (load_results(results / name) for name in ("cifar10", "imagenette"))
+        if not benches and not runs and not photographs:
             raise RunError(f"no result files in {results}")
         output.mkdir(parents=True, exist_ok=True)
         written = []
         if benches:
             write_text(output / "speed.md", speed_page(benches))
             written.append(output / "speed.md")
-        return written + (_write_results(runs, output) if runs else [])
+        written += _write_results(runs, output) if runs else []
+        return written + (_write_imagenette(photographs, output) if photographs else [])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"cannot make the pages: {type(error).__name__}: {error}") from error
 
@@ -41,4 +43,15 @@ def _write_results(runs: list[dict[str, Any]], output: Path) -> list[Path]:
         for number, draw in ((6, figure_6), (7, figure_7)):
             written.append(output / f"figure{number}-{recipe}.png")
             draw(alike, written[-1])
+    return written
+
+
+def _write_imagenette(runs: list[dict[str, Any]], output: Path) -> list[Path]:
+    """Write the page of Imagenette and its figure, for which runs of all networks are needed."""
+    written = [output / "imagenette.md"]
+    write_text(written[0], imagenette_page(runs))
+    groups = in_figure(runs)
+    if groups:
+        written.append(output / "imagenette.png")
+        figure_4(groups, written[-1])
     return written

@@ -13,15 +13,22 @@ from ..recipes.schema import Recipe
 FIGURE_6_STEPS = (
     2000  # enough for plain and residual networks to differ, where the full schedule takes too long
 )
+IMAGENETTE = ("plain18", "plain34", "resnet18", "resnet34")  # those of Figure 4
 
 
 @dataclass(frozen=True)
 class Target:
-    """A table or figure: its networks, the number of seeds, and the steps after which to stop (0: all)."""
+    """A table or figure: its networks, the number of seeds, and the steps after which to stop (0: all).
+
+    `recipe` is the one by which all its networks are trained, None where one of CIFAR-10's is chosen; `data`
+    is the folder of its result files.
+    """
 
     networks: tuple[str, ...]
     seeds: int = 5
     stop_after: int = 0
+    recipe: str | None = None
+    data: str = "cifar10"
 
 
 TARGETS = {
@@ -29,6 +36,7 @@ TARGETS = {
     "figure6": Target(("plain20", "plain56", "resnet20", "resnet56"), seeds=1, stop_after=FIGURE_6_STEPS),
     "figure7": Target(("plain20", "plain56", "resnet20", "resnet56"), seeds=1, stop_after=FIGURE_6_STEPS),
     "headlines": Target(("resnet20", "resnet44", "resnet47_bottleneck"), seeds=1),
+    "imagenette": Target(IMAGENETTE, seeds=1, recipe="imagenette", data="imagenette"),
 }
 
 
@@ -58,28 +66,25 @@ class Budget:
         return self._end is not None and time.monotonic() >= self._end
 
 
-def plan(target: str, recipe: str, networks: Sequence[str] = (), seeds: int | None = None) -> list[Recipe]:
+def plan(
+    target: str, recipe: str | None = None, networks: Sequence[str] = (), seeds: int | None = None
+) -> list[Recipe]:
     """Return the recipes of every run that a target needs, the cheapest first, seed by seed.
 
-    Seeds are 0, 1, 2, ..., so that none can be selected by its result.
+    Seeds are 0, 1, 2, ..., so that none can be selected by its result. The recipe is by default the target's
+    own, or `paper`.
 
     Raises:
-        UsageError: there is no such target or network, or the recipe or a network is not for CIFAR-10.
+        UsageError: there is no such target or network, or the recipe or a network is not for the target.
     """
     if target not in TARGETS:
         raise UsageError(
             f"there is no target '{target}': choose {', '.join(TARGETS)}, table1, figure3, pages"
         )
-    if recipe not in CIFAR_RECIPES:
-        raise UsageError(f"recipe '{recipe}' is not for CIFAR-10: choose {', '.join(CIFAR_RECIPES)}")
     wanted = TARGETS[target]
+    recipe = _choose_recipe(target, recipe)
+    _check_networks(target, networks)
     changes = {"curve": "test"} | ({"stop_after": wanted.stop_after} if wanted.stop_after else {})
-    for network in networks:
-        if parse_name(network).imagenet:
-            others = ", ".join(for_small_images(network))
-            raise UsageError(
-                f"'{network}' is a network for ImageNet, {target} is of CIFAR-10: choose {others}"
-            )
     from ..models.complexity import complexity  # loads torch, which a refusal need not wait for
 
     chosen = sorted(networks or wanted.networks, key=lambda name: complexity(name).multiply_adds)
@@ -88,3 +93,27 @@ def plan(target: str, recipe: str, networks: Sequence[str] = (), seeds: int | No
         for seed in range(seeds or wanted.seeds)
         for network in chosen
     ]
+
+
+def _choose_recipe(target: str, recipe: str | None) -> str:
+    own = TARGETS[target].recipe
+    if own is not None:
+        if recipe not in (None, own):
+            raise UsageError(f"{target} has a recipe of its own: leave --recipe out")
+        return own
+    if recipe is not None and recipe not in CIFAR_RECIPES:
+        raise UsageError(f"recipe '{recipe}' is not for CIFAR-10: choose {', '.join(CIFAR_RECIPES)}")
+    return recipe or "paper"
+
+
+def _check_networks(target: str, networks: Sequence[str]) -> None:
+    """Refuse networks that the target does not compare: any but its own of photographs, or ImageNet's."""
+    own = TARGETS[target]
+    for network in networks:
+        if own.recipe is not None and network not in own.networks:
+            raise UsageError(f"{target} does not compare '{network}': choose {', '.join(own.networks)}")
+        if own.recipe is None and parse_name(network).imagenet:
+            others = ", ".join(for_small_images(network))
+            raise UsageError(
+                f"'{network}' is a network for ImageNet, {target} is of CIFAR-10: choose {others}"
+            )

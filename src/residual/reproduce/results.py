@@ -7,10 +7,11 @@ from typing import Any
 
 from ..errors import RunError, UsageError
 from ..recipes.catalog import recipe_label
-from ..recipes.schema import Recipe, from_dict
+from ..recipes.schema import FOLDER, Recipe, from_dict
 from ..runtime.environment import without_paths
 from ..runtime.files import write_json
 from ..training.run_folder import Run
+from .photographs import image_facts
 from .responses import measure_responses
 
 
@@ -22,10 +23,11 @@ def result_path(folder: Path, recipe: Recipe) -> Path:
 
 
 def save_result(folder: Path, run: Run, data_dir: Path | None = None) -> Path:
-    """Write a finished run's result file: figures, curve, layer responses, and provenance.
+    """Write a finished run's result file: figures, curve, layer responses or photographs, and provenance.
 
     Raises:
         RunError: the run is not finished.
+        DataError: the photographs are gone, or others than it was trained on.
     """
     figures, recipe = run.result, run.recipe
     if figures is None:
@@ -36,7 +38,11 @@ def save_result(folder: Path, run: Run, data_dir: Path | None = None) -> Path:
         **provenance(run),
         "schedule_iterations": recipe.iterations,
         "curve": _curve(run),
-        "responses": measure_responses(run, data_dir),
+        **(
+            image_facts(run, data_dir)
+            if recipe.data == FOLDER
+            else {"responses": measure_responses(run, data_dir)}
+        ),
     }
     write_json(path, record)
     return path

@@ -20,7 +20,7 @@ from .cuda_graph import CaptureError, DeviceSteps, can_capture
 from .ema import copy_for_average, decay_over, has_average, steps_to_average, update_average
 from .guard import Guard
 from .metrics import Window
-from .optim import make_optimizer
+from .optim import body_parameters, make_optimizer, set_learning_rate
 from .schedule import ScheduleState, after_evaluation, after_warmup_window, learning_rate, warming_up
 from .step import train_step
 
@@ -52,7 +52,12 @@ class Engine:
         self.average: nn.Module | None = None  # of the weights, from its first update on
         self.step = 0
         in_memory = isinstance(batches, TrainBatches)
-        self.captured = recipe.capture and in_memory and can_capture(self.device)
+        settings = recipe.optimizer
+        self._body = body_parameters(network) if settings.frozen else []
+        uniform = (
+            settings.body_rate == 1 and not settings.frozen
+        )  # a graph has one rate, and the same backward
+        self.captured = recipe.capture and in_memory and uniform and can_capture(self.device)
         self._forward = cast(nn.Module, torch.compile(network)) if recipe.compile else network
         self._device_steps: DeviceSteps | None = None
         self._loaded_schedule = self.schedule  # of which the tables on the device hold the rates
@@ -73,8 +78,9 @@ class Engine:
 
     def _take_eager_step(self) -> None:
         rate = learning_rate(self.recipe, self.step, self.schedule)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.optimizer, rate)
+        for parameter in self._body:  # while it is frozen, the backward pass ends at the last layer
+            parameter.requires_grad_(self.step >= self.recipe.optimizer.frozen)
         images, labels = self.batches[self.step]
         self._compute(images, labels, self.step)
 
@@ -99,7 +105,7 @@ class Engine:
             images = shrink(images, self.recipe.augment.early_size)
         if not self.recipe.channels_last:
             images = images.contiguous()
-        how = (self.recipe.precision, self.recipe.label_smoothing)
+        how = (self.recipe.precision, self.recipe.label_smoothing, self.batches.class_weights)
         loss, logits = train_step(self._forward, self.optimizer, self.guard, (images, labels), step, *how)
         self.window.add(loss, logits, labels)
         if self.warming_up:

@@ -1,7 +1,7 @@
 """A whole run, in stages of which each hands one thing to the next: prepared, trained, evaluated, written."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,23 +9,25 @@ from typing import Any
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from ..data.cifar import RELEASES, find
 from ..data.convert import as_dataset
 from ..data.dataset import Dataset, Split
 from ..data.loader import Batches
 from ..data.photos import OnBadImage, PhotoDataset, Photos
 from ..errors import RunError, UsageError
 from ..evaluation.classification import Evaluation
-from ..recipes.schema import FOLDER, Recipe, differences
+from ..recipes.schema import Recipe, differences
 from ..runtime import device as devices
 from ..runtime.files import found as is_found
 from ..runtime.progress import Reporter
 from ..runtime.signals import Interrupted, stop_signals
+from .continued import Continued
 from .engine import Engine
 from .finish import evaluate_trained, write
 from .photo_report import write_first_batch
 from .prepare import Prepared, prepare
-from .run_folder import Run, has_own_dataset
+from .resumed import check_images, check_own, other_versions, recorded_data_dir, recorded_start
+from .run_folder import Run
+from .starting_weights import AUTO, find_imagenet_weights
 from .trainer import Trained, Trainer
 from .training_data import Reading
 
@@ -55,6 +57,9 @@ def train(
     workers: int | None = None,
     cache: int = 0,
     on_bad_image: OnBadImage = "stop",
+    continued: str | Path | None = None,
+    add_classes: bool = False,
+    group: str | None = None,
     quiet: bool = False,
     reporter: Reporter | None = None,
 ) -> Result:
@@ -76,6 +81,9 @@ def train(
             same whatever the number.
         cache: keep photographs decoded on the disk in at most this many bytes; 0: do not.
         on_bad_image: "stop" at a photograph that cannot be decoded, or "skip" it: another takes its place.
+        continued: a finished run on photographs to go on from with its weights, see `continued_recipe`; the
+            result says how the error of its classes changed. With `add_classes`, there may be new ones.
+        group: which photographs stay on one side of a split, see `load_folder`.
         quiet: show no progress.
         reporter: shows progress in place of the default one.
 
@@ -90,15 +98,12 @@ def train(
     reporter = reporter or Reporter(not quiet)
     own = _as_dataset(dataset, test)
     with reporter:
-        prepared = prepare(
-            recipe,
-            data_dir=data_dir,
-            device=device,
-            dataset=own,
-            network=network,
-            reading=Reading(workers, cache, on_bad_image),
-            reporter=reporter,
-        )
+        recipe = _with_weights(recipe, continued, reporter)
+        what: dict[str, Any] = {"data_dir": data_dir, "device": device, "dataset": own, "network": network}
+        what |= {"reading": Reading(workers, cache, on_bad_image, group), "reporter": reporter}
+        prepared = prepare(recipe, **what, add_classes=None if continued is None else add_classes)
+        if continued is not None:
+            prepared = _measure_former(prepared, reporter)
     run = Run.create(None if output is None else Path(output), recipe, prepared.facts(data_dir))
     with run.locked():
         return _run(run, prepared, reporter)
@@ -136,8 +141,8 @@ def resume(
     if run.result is not None:
         return Result(run.path, run.result)
     began = run.environment
-    _check_own(run, began, dataset, network)
-    data_dir = data_dir or _recorded_data_dir(run.recipe, began)
+    check_own(run, began, dataset, network)
+    data_dir = data_dir or recorded_data_dir(run.recipe, began)
     reporter = reporter or Reporter(not quiet)
     with devices.cpu_threads(began["hardware"]["threads"]), reporter:
         prepared = prepare(
@@ -148,13 +153,37 @@ def resume(
             network=network,
             precision=began.get("precision"),
             reading=Reading.of_run(began.get("reading"), workers),
+            start=recorded_start(run, began),
             reporter=reporter,
         )
-        _check_images(run, began, prepared)
+        if "continued" in began:
+            prepared = replace(prepared, continued=Continued.of_run(began["continued"]))
+        check_images(run, began, prepared)
         facts = prepared.facts(data_dir)
-        facts["notes"] = _other_versions(began, facts)
+        facts["notes"] = other_versions(began, facts)
         with run.locked():
             return _run(run, prepared, reporter, facts)
+
+
+def _with_weights(recipe: Recipe, continued: str | Path | None, reporter: Reporter) -> Recipe:
+    """Return the recipe with the weights that are meant by "auto", or by the run to go on from."""
+    if continued is not None:
+        return recipe.replace({"weights": str(continued)})
+    if recipe.weights != AUTO:
+        return recipe
+    weights, reason = find_imagenet_weights(recipe)
+    reporter.say(reason if weights else f"from scratch: {reason}")
+    return recipe.replace({"weights": weights})
+
+
+def _measure_former(prepared: Prepared, reporter: Reporter) -> Prepared:
+    """Evaluate the model of the run to go on from, on the test images of its classes."""
+    test = prepared.data.dataset.test
+    if not isinstance(test, Photos) or prepared.source is None:
+        raise UsageError("to go on from a run needs photographs in a folder, and a network of this package")
+    with reporter.working("the former model, images", len(test)) as progress:
+        how = (prepared.device, prepared.data.workers, progress)
+        return replace(prepared, source=None, continued=Continued.measure(prepared.source, test, *how))
 
 
 def _as_dataset(dataset: Any, test: Any) -> Dataset | PhotoDataset | None:
@@ -164,47 +193,6 @@ def _as_dataset(dataset: Any, test: Any) -> Dataset | PhotoDataset | None:
             raise UsageError("test= goes with a dataset= that is not one of residual's, which have their own")
         return dataset
     return as_dataset(dataset, test)
-
-
-def _check_own(run: Run, began: Mapping[str, Any], dataset: Any, network: nn.Module | None) -> None:
-    """Refuse to resume without the dataset or the network that the caller passed to `train`."""
-    own = began.get("own_network")
-    if dataset is None and has_own_dataset(began, run.recipe):
-        raise RunError(
-            f"{run.path} was trained on a dataset of your own, '{began['dataset']}': resume(..., dataset=...)"
-        )
-    if network is None and own is not None:
-        raise RunError(f"{run.path} trains a network of your own, '{own}': resume(..., network=...)")
-    if network is not None and own is None:
-        raise RunError(f"{run.path} trains {run.recipe.network}: leave network= out to resume it")
-
-
-def _recorded_data_dir(recipe: Recipe, began: Mapping[str, Any]) -> Path | None:
-    """Return where the run found its data, if it is still there."""
-    release, root = RELEASES.get(recipe.data), began.get("data_dir")
-    if recipe.data == FOLDER and root is not None:
-        return Path(root)
-    if release is None or root is None:
-        return None
-    there = find(release, Path(root)) is not None or (Path(root) / release.archive).is_file()
-    return Path(root) if there else None
-
-
-def _check_images(run: Run, began: Mapping[str, Any], prepared: Prepared) -> None:
-    """Refuse to resume with other photographs than the run began with."""
-    before, now = began.get("images_sha256"), prepared.data.facts.get("images_sha256")
-    if before != now:
-        raise RunError(
-            f"{run.path} began with other images than those in the folder now: bring them back, or train anew"
-        )
-
-
-def _other_versions(began: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
-    """Say whether torch is not the version that the run began with, for then other bits may come out."""
-    before, now = (where["versions"]["torch"] for where in (began, facts))
-    if before == now:
-        return []
-    return [f"warning: the run began with torch {before}, this is {now}: the last bits may differ"]
 
 
 def _run(run: Run, prepared: Prepared, reporter: Reporter, resumed: dict[str, Any] | None = None) -> Result:
@@ -235,8 +223,10 @@ def _begin(trainer: Trainer, prepared: Prepared, resumed: dict[str, Any] | None)
             reporter.say(note)
     else:
         write_first_batch(run, prepared, reporter)
-        if prepared.own_network is not None:
-            trainer.save()  # its initial weights follow from no seed
+        if prepared.own_network is not None or prepared.start is not None:
+            trainer.save()  # the initial weights follow from no seed
+        if prepared.start is not None:
+            reporter.say(f"weights of {run.recipe.weights}: {prepared.start.note}")
     reporter.say(f"run folder {run.path}")
     if not prepared.denormals_flushed:
         reporter.say("warning: threads started before residual was imported keep denormals, which are slow")

@@ -28,7 +28,8 @@ class Evaluated:
     trained: Trained
     test: Evaluation
     validation_best: dict[str, float] | None
-    examined: Examined | None = None  # of photographs
+    continued: dict[str, Any] | None  # the change for the classes of the run that this one goes on from
+    examined: Examined | None  # of photographs
 
 
 def evaluate_trained(prepared: Prepared, trained: Trained, reporter: Reporter) -> Evaluated:
@@ -37,14 +38,14 @@ def evaluate_trained(prepared: Prepared, trained: Trained, reporter: Reporter) -
     recorder = recorder_for(prepared)
     with reporter.working("test set", len(test)) as progress:
         found = prepared.evaluate(test, trained.network, progress, recorder)
-    best = _evaluate_best(prepared, trained, reporter)
-    if recorder is None:
-        if isinstance(test, Photos):
-            reporter.say("note: too many test images and classes for a report, so there is none")
-        return Evaluated(trained, found, best)
-    return Evaluated(
-        trained, found, best, examine(prepared, trained.network, recorder.predictions(), reporter)
-    )
+    former, names = prepared.continued, prepared.data.dataset.class_names
+    change = former.change(names, found) if former else None
+    best, examined = _evaluate_best(prepared, trained, reporter), None
+    if recorder is not None:
+        examined = examine(prepared, trained.network, recorder.predictions(), reporter)
+    elif isinstance(test, Photos):
+        reporter.say("note: too many test images and classes for a report, so there is none")
+    return Evaluated(trained, found, best, change, examined)
 
 
 def _evaluate_best(prepared: Prepared, trained: Trained, reporter: Reporter) -> dict[str, float] | None:
@@ -144,4 +145,5 @@ def _figures(prepared: Prepared, evaluated: Evaluated) -> dict[str, Any]:
         "others_share": round(trained.cpu.others_share, 4),
         "disturbed": trained.cpu.others_share > DISTURBED,
         "warmup_end": trained.warmup_end,
+        **({"continued": evaluated.continued} if evaluated.continued else {}),
     }

@@ -26,6 +26,8 @@ from ..runtime import device as devices
 from ..runtime.environment import environment_facts
 from ..runtime.progress import Reporter
 from ..zoo.own_network import class_path
+from .continued import Continued, check_classes
+from .starting_weights import Start, load_source, start_from_weights
 from .training_data import Reading, TrainingData, check_recipe, in_memory, photographs
 
 
@@ -41,6 +43,9 @@ class Prepared:
     device: torch.device
     precision: str  # resolved: never "auto"
     denormals_flushed: bool
+    start: Start | None  # what was taken over with the weights that the recipe names
+    source: Network | None  # the network that had these weights, until it is needed no more
+    continued: Continued | None = None  # what a run that goes on from another compares itself with
 
     def evaluate(
         self,
@@ -71,6 +76,8 @@ class Prepared:
             "own_network": self.own_network,
             "precision": self.precision,
             **self.data.facts,
+            **({"start": self.start.as_dict()} if self.start else {}),
+            **({"continued": self.continued.as_dict()} if self.continued else {}),
             "denormals_flushed": self.denormals_flushed,
             "bn_relu": "fused" if fused else "plain",
         }
@@ -85,6 +92,8 @@ def prepare(
     network: nn.Module | None = None,
     precision: str | None = None,
     reading: Reading = Reading(),  # noqa: B008, a frozen value
+    start: Start | None = None,
+    add_classes: bool | None = None,
     reporter: Reporter | None = None,
 ) -> Prepared:
     """Load and build all that a run needs.
@@ -95,6 +104,8 @@ def prepare(
         network: used in place of the recipe's, if given.
         precision: the one that a resumed run began with; by default the recipe's, resolved for the device.
         reading: how photographs are read.
+        start: of a run that is resumed from a checkpoint, which needs the starting weights no more.
+        add_classes: for a run that goes on from another: whether there may be new classes.
         reporter: shows the progress of what takes long.
 
     Raises:
@@ -108,20 +119,31 @@ def prepare(
     dataset = dataset if dataset is not None else _load(recipe, data_dir, reading, reporter)
     size = check_recipe(recipe, dataset)
     if isinstance(dataset, Dataset) and reading != Reading():
-        raise UsageError("workers, cache and on_bad_image are for photographs in a folder: leave them out")
+        raise UsageError(
+            "workers, cache, group and on_bad_image are for photographs in a folder: leave them out"
+        )
     own = None if network is None else class_path(network)
+    source = None
     if network is None:  # before the data, which may take long to prepare
         network = _create_network(recipe, len(dataset.class_names))
         network.check_training(recipe.batch_size, *size)
+        if recipe.weights is not None and start is None:
+            source = load_source(recipe)
+            if add_classes is not None:
+                check_classes(source.config.class_names, dataset.class_names, add_classes)
+            start = start_from_weights(network, source, dataset.class_names)
+    else:
+        _refuse_keys_of_our_networks(recipe)
     if isinstance(dataset, PhotoDataset):
-        data = photographs(recipe, dataset, where, reading, reporter)
+        given = start.normalization if start else None
+        data = photographs(recipe, dataset, where, reading, reporter, given)
     else:
         data = in_memory(recipe, dataset, where)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     network.to(where, memory_format=layout)  # type: ignore[call-overload]
     if own is not None:
         _check_network(network, data.batches, len(dataset.class_names))
-    return Prepared(recipe, data, network, own, own_dataset, where, precision, flushed)
+    return Prepared(recipe, data, network, own, own_dataset, where, precision, flushed, start, source)
 
 
 def _load(
@@ -132,10 +154,20 @@ def _load(
         return load_dataset(recipe.data, data_dir)
     if data_dir is None:
         raise UsageError(f"the recipe {recipe.name} trains on photographs: say in which folder, with --data")
-    with reporter.working("reading the folder, files") as progress:
-        dataset = load_folder(data_dir, on_bad_image=reading.on_bad_image, progress=progress)
-    if dataset.changed:
-        reporter.say(f"note: {dataset.changed}")
+    with (
+        reporter.working("reading the folder, files") as progress,
+        reporter.working("looking for near-duplicates, images") as compared,
+    ):
+        dataset = load_folder(
+            data_dir,
+            on_bad_image=reading.on_bad_image,
+            group=reading.group,
+            progress=progress,
+            compared=compared,
+        )
+    for note in (dataset.changed, *dataset.findings.notes):
+        if note:
+            reporter.say(f"note: {note}")
     return dataset
 
 
@@ -150,6 +182,14 @@ def _create_network(recipe: Recipe, classes: int) -> Network:
             variant=recipe.variant,
             checkpoint_activations=recipe.checkpoint_activations,
         )
+
+
+def _refuse_keys_of_our_networks(recipe: Recipe) -> None:
+    """Refuse what needs to know a network's last layer, for one of the caller's own."""
+    own, usual = recipe.flat(), Recipe().flat()
+    for key in ("weights", "optimizer.body_rate", "optimizer.frozen"):
+        if own[key] != usual[key]:
+            raise UsageError(f"{key} is for networks of this package, not for one of your own: leave it out")
 
 
 def _check_network(network: nn.Module, batches: Batches, classes: int) -> None:

@@ -16,6 +16,7 @@ def train_step(
     step: int | Tensor,
     precision: str = "float32",
     label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Take one step; the guard skips the update if the loss is not finite.
 
@@ -25,15 +26,22 @@ def train_step(
         step: its number, for the guard.
         precision: "float32" or "bfloat16".
         label_smoothing: this part of each target is spread over all classes evenly.
+        class_weights: [classes], by which the loss of each image counts; of shares, their mean.
 
     Returns:
-        The mean cross-entropy, a scalar, and the logits [B, classes], both on the device.
+        The mean cross-entropy (weighted, if there are weights), a scalar, and the logits [B, classes], both
+        on the device.
     """
     images, targets = batch
     optimizer.zero_grad()
     with autocast(images.device, precision):
         logits = network(images)
-    loss = F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    if class_weights is None:
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    else:
+        losses = F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=label_smoothing)
+        weights = class_weights[targets] if targets.dim() == 1 else targets @ class_weights
+        loss = (losses * weights).mean()
     loss.backward()  # type: ignore[no-untyped-call]
     guard.watch(loss.detach(), step)
     optimizer.step()

@@ -14,7 +14,7 @@ from ..data.loader import Batches, TrainBatches
 from ..data.normalization import IMAGENET_MEAN, IMAGENET_STD, Normalization
 from ..data.photo_augment import longest_side
 from ..data.photo_batches import PhotoBatches
-from ..data.photos import OnBadImage, PhotoDataset, Photos
+from ..data.photos import OnBadImage, PhotoDataset, Photos, split_photos
 from ..data.preprocessing import Preprocessing
 from ..data.workers import default_workers, map_in_workers
 from ..errors import RunError, UsageError
@@ -36,11 +36,13 @@ class Reading:
         workers: processes that decode; None: as many as suit the device.
         cache: bytes that decoded images may take on the disk; 0 keeps none.
         on_bad_image: "stop", or "skip" to train on another in its place.
+        group: which images belong together, see `load_folder`.
     """
 
     workers: int | None = None
     cache: int = 0
     on_bad_image: OnBadImage = "stop"
+    group: str | None = None
 
     def __post_init__(self) -> None:
         whole = type(self.cache) is int and (self.workers is None or type(self.workers) is int)
@@ -48,6 +50,8 @@ class Reading:
             raise UsageError(f"workers and cache must be whole numbers from 0: {self.workers}, {self.cache}")
         if self.on_bad_image not in get_args(OnBadImage):
             raise UsageError(f"on_bad_image must be stop or skip, not {self.on_bad_image!r:.80}")
+        if self.group is not None and not isinstance(self.group, str):
+            raise UsageError(f"group must be text, not {self.group!r:.80}")
 
     @classmethod
     def of_run(cls, recorded: Mapping[str, Any] | None, workers: int | None) -> "Reading":
@@ -94,13 +98,20 @@ def check_recipe(recipe: Recipe, dataset: Dataset | PhotoDataset) -> tuple[int, 
     if not in_memory and (for_memory or not recipe.image_size):
         raise UsageError(
             f"the recipe {recipe.name} is for small images in memory: for photographs take another, such as "
-            "imagenet-paper, or set image_size and augment.kind"
+            "scratch, or set image_size and augment.kind"
         )
     size = dataset.image_size if isinstance(dataset, Dataset) else (recipe.image_size, recipe.image_size)
     test_size = recipe.test_size or recipe.image_size
     if recipe.test_resize and recipe.test_resize < test_size:
         raise UsageError(
             f"test_resize must be at least the test crop's {test_size}, not {recipe.test_resize}"
+        )
+    if recipe.fit != "crop" and recipe.test_resize:
+        raise UsageError(f"test_resize is for fit = crop: with {recipe.fit} set test_resize=0")
+    if recipe.fit != "crop" and recipe.augment.kind != "resized-crop":
+        raise UsageError(
+            f"fit = {recipe.fit} goes with augment.kind = resized-crop, not with {recipe.augment.kind}: take "
+            "another recipe, such as imagenet-modern, or --set augment.kind=resized-crop"
         )
     if recipe.augment.early_size >= min(size):
         raise UsageError(f"augment.early_size must be below the images' {min(size)} pixels")
@@ -110,7 +121,7 @@ def check_recipe(recipe: Recipe, dataset: Dataset | PhotoDataset) -> tuple[int, 
 def _refuse_keys_of_photographs(recipe: Recipe) -> None:
     """Refuse what would do nothing: images in memory keep their size, and their mean is measured."""
     own, usual = recipe.flat(), Recipe().flat()
-    for key in ("image_size", "test_size", "test_resize", "normalization", "fit", "balance"):
+    for key in ("image_size", "test_size", "test_resize", "normalization", "fit", "balance", "weights"):
         if own[key] != usual[key]:
             raise UsageError(f"{key} is for photographs in a folder, not for images in memory: leave it out")
 
@@ -126,9 +137,14 @@ def in_memory(recipe: Recipe, dataset: Dataset, device: torch.device) -> Trainin
 
 
 def photographs(
-    recipe: Recipe, dataset: PhotoDataset, device: torch.device, reading: Reading, reporter: Reporter
+    recipe: Recipe,
+    dataset: PhotoDataset,
+    device: torch.device,
+    reading: Reading,
+    reporter: Reporter,
+    given: Normalization | None = None,
 ) -> TrainingData:
-    """Make batches of photographs in files.
+    """Make batches of photographs in files; a normalization that is given takes the place of the recipe's.
 
     Raises:
         DataError: an image is bad, or the cache has no room.
@@ -137,12 +153,14 @@ def photographs(
     assert not isinstance(augment, PadCrop)
     workers = default_workers(len(dataset.train), device) if reading.workers is None else reading.workers
     photos = dataset.train
+    _note_on_size(recipe, dataset, reporter)
     if reading.cache:
-        side = longest_side(augment, recipe.image_size)
+        # the validation set is taken from them, and is resized as the test set is
+        side = max(longest_side(augment, recipe.image_size), _tested_side(recipe))
         with reporter.working("decoding once", len(photos)) as progress:
             photos = keep_decoded(photos, side, reading.cache, workers=workers, progress=progress)
     photos, validation, digest = _set_apart(recipe, photos)
-    normalization = _normalization(recipe, photos, workers, reporter)
+    normalization = given or _normalization(recipe, photos, workers, reporter)
     preprocessing = _preprocessing(recipe, normalization)
     batches = PhotoBatches(
         photos,
@@ -153,6 +171,8 @@ def photographs(
         recipe.seed,
         device,
         workers=workers,
+        fit=recipe.fit,
+        balance=recipe.balance,
     )
     facts = {
         "validation_sha256": digest,
@@ -166,17 +186,39 @@ def _set_apart(recipe: Recipe, images: Images) -> tuple[Images, Images | None, s
     """Return what remains to train on, the validation set if there is one, and its digest."""
     if not recipe.validation:
         return images, None, None
-    rest, held = split_validation(len(images), recipe.validation_images(len(images)))
+    count = recipe.validation_images(len(images))
+    if isinstance(images, Photos):
+        rest, held = split_photos(images, count)
+    else:
+        rest, held = split_validation(len(images), count)
     return images.take(rest), images.take(held), indices_sha256(held)
 
 
 def _preprocessing(recipe: Recipe, normalization: Normalization) -> Preprocessing:
-    """Return how images are tested: shorter side to `test_resize`, center crop; with a mean that fits."""
+    """Return how images are tested: shorter side to `test_resize`, center crop; with a mean that fits.
+
+    Padded or squished, an image is tested whole.
+    """
     size = recipe.test_size or recipe.image_size
-    resize = recipe.test_resize or round(size * GROWTH)
+    resize = _tested_side(recipe) if recipe.fit == "crop" else None
     if size != recipe.image_size:
         normalization = normalization.of_any_size()
-    return Preprocessing((size, size), normalization, resize=resize)
+    return Preprocessing((size, size), normalization, resize=resize, fit=recipe.fit)
+
+
+def _tested_side(recipe: Recipe) -> int:
+    """Return the shorter side, in pixels, that an image has when its test crop is taken."""
+    return recipe.test_resize or round((recipe.test_size or recipe.image_size) * GROWTH)
+
+
+def _note_on_size(recipe: Recipe, dataset: PhotoDataset, reporter: Reporter) -> None:
+    """Say that most images are smaller than the crops, which only makes training slower."""
+    side = dataset.findings.shorter_side
+    if side is not None and side < recipe.image_size:
+        reporter.say(
+            f"note: most images are smaller than the crops of {recipe.image_size} pixels, and are enlarged: "
+            f"half have a shorter side of at most {side}; a smaller --image-size trains faster"
+        )
 
 
 def _normalization(recipe: Recipe, photos: Photos, workers: int, reporter: Reporter) -> Normalization:

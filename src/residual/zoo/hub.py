@@ -25,8 +25,10 @@ def is_hub_name(name: str | Path) -> bool:
     return isinstance(name, str) and name.startswith(PREFIX)
 
 
-def fetch(name: str) -> Path:
+def fetch(name: str, timeout: float = 10.0) -> Path:
     """Fetch a model's weights and config, or find them in the cache, and return the folder that holds them.
+
+    `timeout` is how many seconds the hub may take for its first answer; if it gives none, it is asked once.
 
     Raises:
         UsageError: the name has another form, or huggingface_hub is not installed.
@@ -38,7 +40,7 @@ def fetch(name: str) -> Path:
         raise UsageError(
             f"'{name}' is no name of the hub: give hf-hub:USER/NAME or hf-hub:USER/NAME@REVISION"
         )
-    model = _HubModel(name, match[1], match[2])
+    model = _HubModel(name, match[1], match[2], timeout)
     found = (model.file(file, MAX_BYTES) for file in WEIGHTS)
     weights = next((path for path in found if path is not None), None)
     if weights is None:
@@ -52,7 +54,7 @@ def fetch(name: str) -> Path:
 class _HubModel:
     """The files of a model on the hub, or in the cache if the hub does not answer."""
 
-    def __init__(self, name: str, repository: str, revision: str | None) -> None:
+    def __init__(self, name: str, repository: str, revision: str | None, timeout: float) -> None:
         try:
             import huggingface_hub
             import huggingface_hub.errors
@@ -60,6 +62,7 @@ class _HubModel:
             raise UsageError(f"fetching {name} needs huggingface_hub: pip install 'residual[hub]'") from error
         self.hub = huggingface_hub
         self.name, self.repository, self.revision = name, repository, revision
+        self.timeout = timeout
         self.silence: Exception | None = None  # why the hub does not answer
 
     def file(self, file: str, limit: int) -> Path | None:
@@ -69,9 +72,11 @@ class _HubModel:
             CheckpointError: see `fetch`.
         """
         errors = self.hub.errors
+        if self.silence is not None:
+            return self._cached(file, limit)
         try:
             facts = self.hub.get_hf_file_metadata(
-                self.hub.hf_hub_url(self.repository, file, revision=self.revision)
+                self.hub.hf_hub_url(self.repository, file, revision=self.revision), timeout=self.timeout
             )
         except errors.EntryNotFoundError:
             return None
