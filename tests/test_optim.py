@@ -8,6 +8,7 @@ from torch import nn
 
 from residual import create_model
 from residual.recipes.schema import Optimizer
+from residual.training import muon
 from residual.training.guard import Guard
 from residual.training.muon import Muon, orthogonalize
 from residual.training.optim import make_optimizer
@@ -42,6 +43,15 @@ def test_singular_values_come_near_1_and_the_vectors_stay(shape):
     assert values.min() > 0.3, "a square matrix has singular values near 0, which grow but do not reach 1"
     assert values.max() < 1.3
     torch.testing.assert_close(found, torch.diag_embed(values), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(2, 12, 100), (1, 12, 12), (1, 100, 12)])
+def test_large_matrices_are_orthogonalized_alike_in_fewer_products(shape, monkeypatch):
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    matrices[0, 0] *= 1e-4  # ill-conditioned
+    expected = orthogonalize(matrices)
+    monkeypatch.setattr(muon, "LARGE", 1)
+    torch.testing.assert_close(orthogonalize(matrices), expected, rtol=0, atol=1e-5)
 
 
 def test_every_convolution_turns_by_the_angle_and_keeps_its_length():

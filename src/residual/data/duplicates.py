@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..runtime.device import flush_denormals
 from .hashes import SIDE, Prints
 
 BITS = 16  # of the 64 of a hash, that may differ
@@ -31,6 +32,7 @@ Pairs = NDArray[np.int64]  # [P, 2], the first below the second
 
 def find_pairs(prints: Prints) -> tuple[Pairs, bool]:
     """Return the near-duplicates among images, and whether all that might be some were compared."""
+    flush_denormals()  # before the first parallel operation, which may be one of these
     copies = torch.from_numpy(prints.copies).float()
     big = prints.sizes.min(1) >= LEAST
     usable = np.flatnonzero(big & (copies.flatten(1).std(1).numpy() >= FLAT))

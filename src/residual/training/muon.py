@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 TINY = 1e-12  # avoids a division by a norm of 0
+POLYNOMIAL = 3.4445, -4.7750, 2.0315  # of x, x^3 and x^5 (Jordan et al., 2024)
+LARGE = 256  # rows, from which on fewer products are worth more of them
 
 
 class Muon(torch.optim.SGD):
@@ -72,11 +74,34 @@ def orthogonalize(matrices: Tensor, iterations: int = 5) -> Tensor:
     Iterates an odd polynomial of degree five with a steep slope at 0, after which singular values lie
     between about 0.7 and 1.2, which is close enough (Jordan et al., 2024).
     """
-    a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / (_norm(x) + TINY)
+    x = _iterate_squares(x, iterations) if x.shape[1] >= LARGE else _iterate(x, iterations)
+    return x.mT if tall else x
+
+
+def _iterate(x: Tensor, iterations: int) -> Tensor:
+    a, b, c = POLYNOMIAL
     for _ in range(iterations):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    return x.mT if tall else x
+    return x
+
+
+def _iterate_squares(x: Tensor, iterations: int) -> Tensor:
+    """Do the same by iterating the square x x^T and what x is multiplied by, which all commute.
+
+    Of a large wide matrix this takes two fifths of the arithmetic: the many columns take part twice, not ten
+    times.
+    """
+    a, b, c = POLYNOMIAL
+    square = x @ x.mT
+    identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    factor = a * identity + b * square + c * square @ square
+    step = factor
+    for _ in range(iterations - 1):
+        square = step @ square @ step
+        step = a * identity + b * square + c * square @ square
+        factor = step @ factor
+    return factor @ x
