@@ -110,15 +110,19 @@ def fit_to_images(
     length = LENGTHS.get(recipe.name)
     if length is None:
         return recipe, ()
-    changes: dict[str, int] = {}
+    changes: dict[str, float] = {}
     reasons = []
     if "batch_size" not in given:
         batch = _batch_size(recipe.batch_size, length.batch, images)
         if batch != recipe.batch_size:
             changes["batch_size"] = batch
             reasons.append(f"batches of {batch}, since {images:,} images are few")
+            if "optimizer.learning_rate" not in given:  # in proportion (Goyal et al., 2017)
+                rate = recipe.optimizer.learning_rate * batch / recipe.batch_size
+                changes["optimizer.learning_rate"] = rate
+                reasons.append(f"a learning rate of {rate:g}, in proportion to the batch")
     per_epoch = images / changes.get("batch_size", recipe.batch_size)
-    if "iterations" not in given:
+    if "iterations" not in given and not recipe.time:
         if epochs is None:
             epochs, reason = _epochs(length, images)
             reasons.append(reason)
