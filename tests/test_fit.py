@@ -76,8 +76,11 @@ def test_a_run_keeps_its_fit_and_refuses_what_goes_with_crops(photographs, tmp_p
     preprocessing = load_model(Run.open(run).model).config.preprocessing
     assert (preprocessing.fit, preprocessing.resize) == ("pad", None)
     for arguments, message in (
-        ([*modern, "--fit", "squish"], "set test_resize=0"),
-        (["--fit", "pad"], "goes with augment.kind = resized-crop, not with scale-crop"),
+        ([*modern, "--fit", "squish", "--set", "test_resize=48"], "set test_resize=0"),
+        (
+            ["--recipe", "imagenet-epochs", "--fit", "pad"],
+            "goes with augment.kind = resized-crop, not with scale-crop",
+        ),
         (["--fit", "stretch"], "fit must be one of crop, pad, squish"),
     ):
         code, _, err = cli(*base, *arguments, "--output", tmp_path / "none")

@@ -153,8 +153,8 @@ def test_other_folders_than_imagenettes_are_refused_in_one_line(tmp_path, cli):
     others = make_folder(tmp_path / "animals", ("ant", "bee"))
     nine = make_folder(tmp_path / "nine", CLASSES[:9])
     unsplit = make_folder(tmp_path / "unsplit", parts=("train",)) / "train"
-    for name in CLASSES:
-        (unsplit / name / "1.jpg").write_bytes((unsplit / name / "0.jpg").read_bytes())
+    for name, other in zip(CLASSES, make_folder(tmp_path / "more").glob("val/*/0.jpg"), strict=True):
+        (unsplit / name / "1.jpg").write_bytes(other.read_bytes())
     for arguments, exit_code, message in (
         ((), 2, "with --data-dir FOLDER"),
         (
