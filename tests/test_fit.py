@@ -79,7 +79,7 @@ def test_a_run_keeps_its_fit_and_refuses_what_goes_with_crops(photographs, tmp_p
         ([*modern, "--fit", "squish", "--set", "test_resize=48"], "set test_resize=0"),
         (
             ["--recipe", "imagenet-epochs", "--fit", "pad"],
-            "goes with augment.kind = resized-crop, not with scale-crop",
+            "goes with augment.kind = resized-crop",
         ),
         (["--fit", "stretch"], "fit must be one of crop, pad, squish"),
     ):
