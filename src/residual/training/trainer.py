@@ -6,12 +6,12 @@ from pathlib import Path
 
 from torch import nn
 
-from ..errors import InterruptedRunError
+from ..errors import CheckpointError, InterruptedRunError
 from ..evaluation.classification import Evaluation
 from ..runtime.cpu_time import CpuMeter, CpuTime
 from ..runtime.progress import Reporter, clock, time_of_day
 from ..runtime.signals import stop_signals
-from .checkpoint import evaluated_weights, find_checkpoint, load_checkpoint, save_checkpoint
+from .checkpoint import evaluated_weights, find_checkpoint, load_checkpoint, save_checkpoint, step_of
 from .cuda_graph import CaptureError
 from .engine import Engine
 from .ranks import any_rank_stops
@@ -210,9 +210,8 @@ class Trainer:
 
     def _trained(self) -> Trained:
         path = find_checkpoint(self.run.checkpoints, "best")
-        early = self.step if self.stops_early else None
-        if early is not None and path is not None:
-            self.engine.evaluated.load_state_dict(evaluated_weights(load_checkpoint(path)))
+        if self.stops_early and path is not None:
+            self._take_best(path)
         return Trained(
             network=self.engine.evaluated,
             steps=self.step,
@@ -222,8 +221,17 @@ class Trainer:
             warmup_end=self.engine.schedule.warmup_end,
             best=self.best,
             best_checkpoint=path,
-            stopped_early=early,
+            stopped_early=self.step if self.stops_early else None,
         )
+
+    def _take_best(self, path: Path) -> None:
+        """Take the weights of the best step, and say so."""
+        ends = f"step {self.step}: no lower validation error in {self.recipe.early_stop} evaluations"
+        try:
+            self.engine.evaluated.load_state_dict(evaluated_weights(load_checkpoint(path)))
+            self.reporter.say(f"{ends}: training ends with the weights of step {step_of(path)}")
+        except CheckpointError as error:  # the run itself is good
+            self.reporter.say(f"warning: {error}; {ends}, but the last weights are kept")
 
     def _show(self) -> None:
         """Show the window so far, unless it has no step because it was logged just now."""
