@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..errors import CheckpointError, InterruptedRunError
+from ..errors import CheckpointError, InterruptedRunError, RunError
 from ..evaluation.classification import Evaluation
 from ..runtime.cpu_time import CpuMeter, CpuTime
 from ..runtime.progress import Reporter, clock, time_of_day
@@ -168,7 +168,10 @@ class Trainer:
     def _fit(self) -> None:
         """Fit the schedule to the time that is left."""
         first = self.engine.schedule.iterations is None
-        iterations = self.pace.fit(self.step, self.engine.schedule)
+        try:
+            iterations = self.pace.fit(self.step, self.engine.schedule)
+        except RunError as error:
+            raise RunError(f"{error}; {self.run.path} can be deleted") from error
         self.engine.schedule = after_fit(self.recipe, self.engine.schedule, self.step, iterations)
         self.reporter.fitted(self.last_step)
         if first:
