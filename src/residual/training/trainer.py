@@ -25,10 +25,9 @@ from .time_fit import Pace
 class Trained:
     """What training hands on: the network after the last step, or the average of its weights, and figures.
 
-    `stopped_early` is the step at which `recipe.early_stop` ended the run, and None if it did not; the
-    network then has the weights of the best step.
-    `best` holds step and validation error of the best evaluation, None without a validation set;
-    `best_checkpoint` holds its weights. Errors are in percent.
+    `stopped_early` is the step at which `recipe.early_stop` ended the run, to keep the best step's weights.
+    `best` holds step and validation error of the best evaluation, `best_checkpoint` its weights, both None
+    without a validation set. Errors are in percent.
     """
 
     network: nn.Module
