@@ -32,11 +32,11 @@ def found():
 
 def test_on_digits_the_rate_is_near_a_good_one_and_does_not_diverge(found):
     assert 0.1 / 5 <= found.rate <= 0.1 * 5, "the recipe's is 0.1, for batches of 64"
-    engine = make_engine(recipe_of(iterations=60, **{"optimizer.learning_rate": found.rate}))
-    for _ in range(40):
+    engine = make_engine(recipe_of(iterations=300, **{"optimizer.learning_rate": found.rate}))
+    for _ in range(100):
         engine.take_step()
     engine.window.read()
-    for _ in range(20):
+    for _ in range(30):
         engine.take_step()
     engine.wait()
     loss, error = engine.window.read()
