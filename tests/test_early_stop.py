@@ -59,13 +59,13 @@ def test_the_run_ends_and_keeps_the_best_steps_weights(tmp_path, capsys):
     assert [r["step"] for r in run.metrics("train")][-1] == 7
 
 
-@pytest.mark.parametrize("evaluations", [0, 4])
+@pytest.mark.parametrize("evaluations", [pytest.param(0, marks=pytest.mark.slow), 4])
 def test_a_run_that_is_not_stuck_for_so_long_goes_on_to_its_end(tmp_path, evaluations):
     figures = residual.train(tiny(early_stop=evaluations), output=tmp_path / "run").figures
     assert (figures["stopped_early"], figures["iterations"]) == (None, 12)
 
 
-@pytest.mark.parametrize("step", [3, 6])
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 6])
 def test_a_resume_before_the_stop_ends_at_the_same_step(tmp_path, stop_at, step):
     residual.train(tiny(), output=tmp_path / "whole")
 

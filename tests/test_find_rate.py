@@ -30,18 +30,24 @@ def found():
     return find_rate(engine.recipe, engine.network, engine.batches)
 
 
-def test_on_digits_the_rate_is_near_a_good_one_and_does_not_diverge(found):
-    assert 0.1 / 5 <= found.rate <= 0.1 * 5, "the recipe's is 0.1, for batches of 64"
-    engine = make_engine(recipe_of(iterations=300, **{"optimizer.learning_rate": found.rate}))
-    for _ in range(100):
+def test_on_digits_the_rate_found_trains_well(found):
+    engine = make_engine(recipe_of(**{"optimizer.learning_rate": found.rate}))
+    for _ in range(60):
         engine.take_step()
     engine.window.read()
-    for _ in range(30):
+    for _ in range(40):
         engine.take_step()
     engine.wait()
-    loss, error = engine.window.read()
-    assert loss < 1.0
-    assert error < 30
+    loss, _ = engine.window.read()
+    # 0.99 when written, at 0.022; at 0.001, 0.005, 0.1, 0.5 and 2 it is 2.10, 1.69, 0.70, 2.17 and 2.47
+    assert loss < 1.3
+
+
+@pytest.mark.slow
+def test_with_the_recipes_own_batches_the_rate_is_near_the_recipes():
+    engine = make_engine(recipe_of(batch_size=64))
+    rate = find_rate(engine.recipe, engine.network, engine.batches).rate
+    assert 0.1 / 4 <= rate <= 0.1 * 4
 
 
 def test_the_test_rises_from_low_to_where_the_loss_blows_up(found):

@@ -25,12 +25,15 @@ def recipe_of(time, **changes):
     return get_recipe("fast", "resnet20").replace({"time": time, "batch_size": 50, **changes})
 
 
+NOTHING = Images()
+
+
 @dataclasses.dataclass
 class Simulation:
     """A run that trains nothing: what each part of it takes is given in seconds."""
 
     recipe: object
-    images: Images = Images()  # noqa: RUF009, a frozen value
+    images: Images = NOTHING
     step_seconds: object = staticmethod(lambda _clock: 0.5)
     image_seconds: float = 0.0  # of an evaluated image
     start: float = 1.0  # before the first step
@@ -215,6 +218,7 @@ def clock(monkeypatch):
     return moment
 
 
+@pytest.mark.slow
 def test_a_run_and_its_resume_keep_to_the_time(tmp_path, clock, stop_at):
     recipe = get_recipe("demo", "resnet8").replace(TINY)
 

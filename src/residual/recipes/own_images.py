@@ -29,7 +29,7 @@ class Length:
 
 LENGTHS = {
     "finetune": Length(20_000, least=5, most=30, batch=16),
-    "scratch": Length(80_000, least=15, most=100, batch=32),
+    "scratch": Length(60_000, least=15, most=100, batch=32),
 }
 
 # what `residual train --from RUN` changes of `finetune`: the weights are for most of the classes already
