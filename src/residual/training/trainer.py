@@ -188,10 +188,8 @@ class Trainer:
                 self.reporter.estimate(left)
 
     def _is_stuck(self) -> bool:
-        """Tell whether `recipe.early_stop` evaluations in a row had no lower validation error.
-
-        It follows from what a checkpoint and the metrics hold, so that a resume knows it too.
-        """
+        """Tell whether `recipe.early_stop` evaluations in a row had no lower validation error."""
+        # by what a checkpoint and the metrics hold, so that a resume knows it too
         if not self.recipe.early_stop or self.best is None:
             return False
         later = [record for record in self.run.metrics("validation") if record["step"] > self.best["step"]]
