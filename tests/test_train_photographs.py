@@ -182,3 +182,22 @@ def test_the_command_trains_evaluates_and_names_what_is_wrong(photographs, tmp_p
         lines = [line for line in err.splitlines() if not line.startswith("note: ")]
         assert (code in (2, 3), out, len(lines)) == (True, "", 1), arguments
         assert message in err
+
+
+def test_a_run_is_evaluated_on_the_test_set_that_was_split_off_its_images(photographs, tmp_path, cli):
+    images = tmp_path / "images"
+    shutil.copytree(photographs / "train", images)
+    short = ("--image-size", 32, "--iterations", 1, "--batch-size", 4, "--weights", "none", "--workers", 0)
+    code, _, err = cli("train", "resnet18", "--data", images, *short, "--output", tmp_path / "run")
+    assert code == 0, err
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    code, out, err = cli("evaluate", tmp_path / "run", "--data", images, "--json")
+    found = json.loads(out)
+    assert (code, found["images"], found["error"]) == (0, result["images"], result["error"]), err
+    (images / "ant" / "0.jpg").unlink()
+    code, out, err = cli("evaluate", tmp_path / "run", "--data", images)
+    assert code == 0, err
+    assert "the test set of the run" in out
+    assert "have changed since the run" in err
+    code, out, _ = cli("evaluate", tmp_path / "run/model", "--data", images, "--json")
+    assert (code, json.loads(out)["images"]) == (0, 23), "a model alone does not know a run's split"

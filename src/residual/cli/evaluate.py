@@ -1,15 +1,17 @@
 """The command `evaluate`: a model's errors on a test set or on photographs, as a table or as JSON."""
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..data.names import is_folder
 from ..recipes.schema import DATASETS
-from .output import DataDir, Device, Json, print_json, print_line
+from .output import DataDir, Device, Json, print_json, print_line, print_note
 
 if TYPE_CHECKING:
+    from ..data.photos import Photos
     from ..evaluation.classification import Evaluation
 
 LARGEST_MATRIX = 20  # classes; a larger matrix does not fit a terminal
@@ -60,6 +62,9 @@ def evaluate(
     network = load_model(folder)
     chosen: dict[str, Any] = {"protocol": protocol, "on_bad_image": on_bad_image, "workers": workers}
     chosen |= {"data": data, "data_dir": data_dir, "device": device, "int8": int8}
+    own = None if data is None or not is_folder(data) else _own_test_set(folder, data, on_bad_image)
+    if own is not None:
+        chosen |= {"data": None, "dataset": own}
     where = resolve_device("cpu" if int8 else device)
     prepare(where)  # the process is the command's own
     started = time.perf_counter()
@@ -71,7 +76,7 @@ def evaluate(
     config = network.config
     print_line(f"model       {config.network} from {folder}, recipe {config.recipe}")
     if data is not None and is_folder(data):
-        print_line(f"data        {data}, {protocol}")
+        print_line(f"data        {data}, {'' if own is None else 'the test set of the run, '}{protocol}")
     else:
         print_line(f"data        {data or config.data}, the test set")
     print_line(f"device      {short_name(describe(where))}{', INT8' if int8 else ''}")
@@ -80,6 +85,27 @@ def evaluate(
     _print_notes(found)
     print_line()
     _print_classes(found, config.class_names)
+
+
+def _own_test_set(folder: Path, data: str, on_bad_image: Any) -> "Photos | None":
+    """Return the test set that was split off the images of a run, if the data are these images.
+
+    Without it, the images that the run was trained on would be evaluated too.
+    """
+    from ..data.folder import load_folder
+    from ..training.run_folder import Run
+
+    if not (folder / "recipe.json").is_file():
+        return None
+    began = Run.open(folder).environment
+    if began.get("data_dir") != str(Path(data).resolve()) or "images_sha256" not in began:
+        return None
+    dataset = load_folder(data, on_bad_image=on_bad_image, group=(began.get("reading") or {}).get("group"))
+    if dataset.fingerprint != began["images_sha256"]:
+        print_note(
+            f"the images in {data} have changed since the run, so some of its training images may be tested"
+        )
+    return dataset.test
 
 
 def _print_figures(found: "Evaluation") -> None:
