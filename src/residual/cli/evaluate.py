@@ -75,16 +75,19 @@ def evaluate(
         return
     config = network.config
     print_line(f"model       {config.network} from {folder}, recipe {config.recipe}")
-    if data is not None and is_folder(data):
-        print_line(f"data        {data}, {'' if own is None else 'the test set of the run, '}{protocol}")
-    else:
-        print_line(f"data        {data or config.data}, the test set")
+    print_line(f"data        {_describe_data(data or config.data, own is not None, protocol)}")
     print_line(f"device      {short_name(describe(where))}{', INT8' if int8 else ''}")
     _print_figures(found)
     print_line(f"speed       {found.images / seconds:,.1f} images/s, loading included")
     _print_notes(found)
     print_line()
     _print_classes(found, config.class_names)
+
+
+def _describe_data(data: str, own: bool, protocol: str) -> str:
+    if not is_folder(data):
+        return f"{data}, the test set"
+    return f"{data}, {'the test set of the run, ' if own else ''}{protocol}"
 
 
 def _own_test_set(folder: Path, data: str, on_bad_image: Any) -> "Photos | None":

@@ -49,10 +49,19 @@ def plot_runs(runs: Sequence[Run], path: Path) -> None:
         axes.xaxis.set_major_formatter(in_thousands)
         axes.grid(axis="y", alpha=0.3)
         axes.legend(frameon=False)
-        try:
-            write_atomically(path, lambda file: figure.savefig(file, dpi=150, format="png"))
-        except OSError as error:
-            raise RunError(f"cannot write {path}: {error}") from error
+        save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    try:
+        write_atomically(path, lambda file: figure.savefig(file, dpi=150, format="png"))
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error}") from error
 
 
 def _draw(axes: Axes, run: Run, label: str, colour: str) -> float:

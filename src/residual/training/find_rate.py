@@ -124,8 +124,7 @@ def plot(found: FoundRate, path: Path) -> None:
     """
     from matplotlib.figure import Figure  # loads matplotlib, which nothing before needs
 
-    from ..runtime.files import write_atomically
-    from .curves import COLOURS, style
+    from .curves import COLOURS, save_figure, style
 
     with style():
         figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -136,7 +135,4 @@ def plot(found: FoundRate, path: Path) -> None:
         axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed", ylim=(0, top))
         axes.grid(axis="y", alpha=0.3)
         axes.legend(frameon=False)
-        try:
-            write_atomically(path, lambda file: figure.savefig(file, dpi=150, format="png"))
-        except OSError as error:
-            raise RunError(f"cannot write {path}: {error}") from error
+        save_figure(figure, path)

@@ -128,10 +128,7 @@ def prepare(
         network = _create_network(recipe, len(dataset.class_names))
         network.check_training(recipe.batch_size, *size)
         if recipe.weights is not None and start is None:
-            source = load_source(recipe)
-            if add_classes is not None:
-                check_classes(source.config.class_names, dataset.class_names, add_classes)
-            start = start_from_weights(network, source, dataset.class_names)
+            source, start = _load_weights(recipe, network, dataset.class_names, add_classes)
     else:
         _refuse_keys_of_our_networks(recipe)
     if isinstance(dataset, PhotoDataset):
@@ -144,6 +141,16 @@ def prepare(
     if own is not None:
         _check_network(network, data.batches, len(dataset.class_names))
     return Prepared(recipe, data, network, own, own_dataset, where, precision, flushed, start, source)
+
+
+def _load_weights(
+    recipe: Recipe, network: Network, class_names: tuple[str, ...], add_classes: bool | None
+) -> tuple[Network, Start]:
+    """Put the recipe's weights into a fresh network; return the network that they are from, and what came."""
+    source = load_source(recipe)
+    if add_classes is not None:
+        check_classes(source.config.class_names, class_names, add_classes)
+    return source, start_from_weights(network, source, class_names)
 
 
 def _load(
