@@ -6,8 +6,8 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "residual"
 # A folder may import from those before it and from itself.
 ORDER = (
-    *("_version", "errors", "runtime", "models", "recipes", "data", "zoo", "exporters", "evaluation"),
-    *("report", "training", "bench", "reproduce", "cli", "__init__", "__main__"),
+    *("_version", "errors", "runtime", "models", "recipes", "data", "zoo", "exporters", "inference"),
+    *("serving", "evaluation", "report", "training", "bench", "reproduce", "cli", "__init__", "__main__"),
 )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .errors import ResidualError
     from .evaluation.classification import Evaluation
     from .evaluation.evaluate import evaluate
+    from .inference.classifier import Classifier, Prediction
     from .models.complexity import complexity
     from .models.fold import optimize_for_inference
     from .models.names import list_models
@@ -36,6 +37,7 @@ _WHERE = {
     "ResidualError": "errors",
     "Evaluation": "evaluation.classification",
     "evaluate": "evaluation.evaluate",
+    **dict.fromkeys(("Classifier", "Prediction"), "inference.classifier"),
     **dict.fromkeys(("Result", "resume", "train"), "training.experiment"),
     "import_checkpoint": "zoo.convert.importing",
     **dict.fromkeys(("ModelConfig", "load_model"), "zoo.model_folder"),
@@ -48,11 +50,13 @@ _WHERE = {
 }
 
 __all__ = [
+    "Classifier",
     "Dataset",
     "Evaluation",
     "ModelConfig",
     "PhotoDataset",
     "Photos",
+    "Prediction",
     "Recipe",
     "ResidualError",
     "Result",

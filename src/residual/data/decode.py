@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
 from ..errors import DataError
@@ -50,8 +51,20 @@ def decode(path: Path, choose: Choose = whole, interpolation: str = "bilinear") 
     Raises:
         BadImageError: the file is missing, no image, truncated or too large.
     """
-    with _named_as_bad(path):
+    with _named_as_bad(str(path)):
         data = read_bounded(path, MAX_BYTES)
+    return decode_bytes(data, str(path), choose, interpolation)
+
+
+def decode_bytes(
+    data: bytes, name: str = "the image", choose: Choose = whole, interpolation: str = "bilinear"
+) -> Tensor:
+    """Decode a region of an image file's content; `name` is what an error calls it. See `decode`.
+
+    Raises:
+        BadImageError: as `decode`.
+    """
+    with _named_as_bad(name):
         if not data:
             raise ValueError("the file is empty")
         header = jpeg.read_header(data)
@@ -60,8 +73,7 @@ def decode(path: Path, choose: Choose = whole, interpolation: str = "bilinear") 
         else:
             check_size(header.height, header.width)
     if header is None:
-        chosen = choose(*pixels.shape[:2])
-        return chosen.padded(from_numpy(resize(pixels, chosen, interpolation)))
+        return cut(pixels, choose, interpolation)
     height, width = upright_size(header.height, header.width, header.orientation)
     chosen = choose(height, width)
     region = stored(chosen, height, width, header.orientation)
@@ -69,10 +81,16 @@ def decode(path: Path, choose: Choose = whole, interpolation: str = "bilinear") 
         region.bottom - region.top, region.right - region.left, region.height, region.width
     )
     region = _scaled(region, scale)
-    with _named_as_bad(path):
+    with _named_as_bad(name):
         pixels = jpeg.decode_scaled(data, header, scale, region.bottom + reach(region, interpolation))
     resized = upright(resize(pixels, region, interpolation), header.orientation)
     return chosen.padded(from_numpy(np.ascontiguousarray(resized)))
+
+
+def cut(pixels: NDArray[np.uint8], choose: Choose, interpolation: str) -> Tensor:
+    """Return the chosen region of an image's pixels [H, W, 3], resized with antialiasing."""
+    chosen = choose(*pixels.shape[:2])
+    return chosen.padded(from_numpy(resize(pixels, chosen, interpolation)))
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -81,7 +99,7 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         BadImageError: the file is missing, no image or too large.
     """
-    with _named_as_bad(path):
+    with _named_as_bad(str(path)):
         if not path.is_file():  # a pipe may never end
             raise ValueError("it is missing or not a regular file")
         with path.open("rb") as file:
@@ -95,13 +113,13 @@ def _scaled(region: Region, scale: int) -> Region:
 
 
 @contextmanager
-def _named_as_bad(path: Path) -> Iterator[None]:
+def _named_as_bad(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BadImageError(str(path), error.strerror or _one_line(error)) from error
+        raise BadImageError(name, error.strerror or _one_line(error)) from error
     except Exception as error:  # decoders fail in many ways on a corrupted file, with any class of error
-        raise BadImageError(str(path), _one_line(error)) from error
+        raise BadImageError(name, _one_line(error)) from error
 
 
 def _one_line(error: Exception) -> str:

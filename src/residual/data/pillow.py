@@ -43,9 +43,18 @@ def decode_any(data: bytes) -> NDArray[np.uint8]:
         Exception: it is no image, or a corrupted one; of whatever class Pillow's decoders raise.
     """
     with quiet():
-        image = _open(io.BytesIO(data))
-        image.load()
-        return np.array(_to_rgb(ImageOps.exif_transpose(image), image.format))
+        return _upright_rgb(_open(io.BytesIO(data)))
+
+
+def decode_image(image: Image.Image) -> NDArray[np.uint8]:
+    """Return an image that the caller opened or made, as upright uint8 [H, W, 3].
+
+    Raises:
+        Exception: as `decode_any`.
+    """
+    with quiet():
+        check_size(image.height, image.width)
+        return _upright_rgb(image)
 
 
 def size_of_any(file: BinaryIO) -> tuple[int, int]:
@@ -70,6 +79,11 @@ def _open(file: BinaryIO) -> Image.Image:
         raise ValueError(_TOO_MANY) from None
     check_size(image.height, image.width)
     return image
+
+
+def _upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    image.load()
+    return np.array(_to_rgb(ImageOps.exif_transpose(image), image.format))
 
 
 def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ..errors import DataError
 from ..recipes.schema import Fit
+from .any_image import AnyImage, pixels_of
 from .dataset import Split
 from .normalization import Normalization
 from .photos import Photos
@@ -123,6 +124,14 @@ class Preprocessing:
             BadImageError: it cannot be decoded.
         """
         return self.resized(photos.region(index, self.region, self.interpolation)[None])[0]
+
+    def read(self, image: AnyImage) -> Tensor:
+        """Return an image in any form as uint8 [*image_size, 3]; see `pixels_of`.
+
+        Raises:
+            BadImageError: it cannot be decoded.
+        """
+        return self.resized(pixels_of(image, self.region, self.interpolation)[None])[0]
 
     def _center(self, height: int, width: int) -> tuple[int, int]:
         """Return the first row and column of `image_size` in the center; below 0 where it is padded."""

@@ -18,6 +18,7 @@ from ..data.names import is_folder
 from ..data.photos import OnBadImage, PhotoDataset, Photos
 from ..data.workers import default_workers
 from ..errors import CheckpointError, DataError, UsageError
+from ..exporters.calibration import calibration_photos
 from ..exporters.int8 import CALIBRATION_IMAGES, Int8Network, quantize
 from ..models.network import Network
 from ..recipes.schema import DATASETS
@@ -25,7 +26,6 @@ from ..runtime.device import resolve_device
 from ..runtime.progress import Reporter
 from ..zoo.model_folder import ModelConfig, load_model
 from ..zoo.pretrained import find_model
-from .calibration import calibration_photos
 from .classification import Evaluation, evaluate_split
 from .matching import few, match_classes, same_classes
 from .photos import evaluate_photos
