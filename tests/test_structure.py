@@ -33,3 +33,18 @@ def test_imports_go_one_way():
 def test_every_file_says_what_it_is_for():
     for path in [*SOURCE.rglob("*.py"), *Path(__file__).parent.glob("*.py")]:
         assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def body_lines(function: ast.FunctionDef) -> int:
+    """How many lines a function has, its signature and its docstring not counted."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return 1 + (function.end_lineno or 0) - body[0].lineno if body else 0
+
+
+def test_files_and_functions_are_short_enough_to_read():
+    for path in SOURCE.rglob("*.py"):
+        source = path.read_text()
+        assert len(source.splitlines()) <= 300, path
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef):
+                assert body_lines(node) <= 60, f"{path.name}: {node.name}"

@@ -106,9 +106,8 @@ def cache_folder() -> Path:
 
 def default_root() -> Path:
     """Return RESIDUAL_DATA where it is set, else a folder in the user's cache."""
-    if os.environ.get("RESIDUAL_DATA"):
-        return Path(os.environ["RESIDUAL_DATA"])
-    return cache_folder()
+    folder = os.environ.get("RESIDUAL_DATA")
+    return Path(folder) if folder else cache_folder()
 
 
 def find(release: Release, root: Path | None = None) -> Path | None:
