@@ -1,5 +1,6 @@
 """Progress of training and evaluation: a bar on a terminal, plain lines elsewhere."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -138,6 +139,8 @@ class Reporter:
                 TextColumn("left"),
                 TimeLeftColumn(),
                 console=self.console,
+                # what a terminal shows goes above the bar; a pipe or a file gets what is written to it
+                redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
             )
             self._bar.start()
         return self._bar is not None
