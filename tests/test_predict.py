@@ -163,6 +163,8 @@ def test_a_hundred_images_with_bad_ones(cli, model, tmp_path):
         (("--features", "a.npy", "--engine", "onnx"), "leave --engine out"),
         (("--csv", "no-such-folder/a.csv"), "cannot write"),
         (("--engine", "fast"), "unknown engine"),
+        (("--engine", "int8"), "--calibration FOLDER"),
+        (("--calibration", "."), "--engine int8"),
         (("--workers", -1), "--workers"),
     ],
 )
@@ -235,7 +237,14 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
 def test_names_of_any_bytes(cli, model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = encode(picture(30, 40), "PNG")
-    names = [b"new\nline.png", b"not-utf-8-\xff.png", "Größe 猫.png".encode(), b"-top.png", b'a,"b".png']
+    names = [
+        b":cat:[red].png",
+        b"new\nline.png",
+        b"not-utf-8-\xff.png",
+        "Größe 猫.png".encode(),
+        b"-top.png",
+        b'a,"b".png',
+    ]
     for name in names:
         (tmp_path / os.fsdecode(name)).write_bytes(content)
     code, out, err = cli("predict", model, "--csv", "a.csv", "--", *map(os.fsdecode, names))
@@ -244,8 +253,9 @@ def test_names_of_any_bytes(cli, model, tmp_path, monkeypatch):
     code, out, err = cli("predict", model, ".", "--json")
     assert code == 0, err
     assert {os.fsencode(answer["path"]) for answer in json.loads(out)} == {b"./" + name for name in names}
-    code, out, err = cli("predict", model, ".", "-no-such-option")
-    assert code == 2
+    assert cli("predict", model, ".", "-no-such-option")[0] == 2
+    _, _, err = cli("predict", model, ":cat:[red] missing.png")
+    assert "cannot decode :cat:[red] missing.png: No such file" in err
     code, out, err = cli("predict", model, ".", "--top", 1)
     assert code == 0
     assert len(out.splitlines()) == len(names)

@@ -1,6 +1,7 @@
 """The command `predict`: what a model says of images, as text, JSON or CSV, and their features."""
 
 import sys
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,34 @@ from .output import Device, Json, print_note, printable
 if TYPE_CHECKING:
     from ..inference.classifier import Classifier
     from ..inference.engines import EngineName
+    from ..inference.many import Answer
+    from ..runtime.progress import Reporter
+
+
+Images = Annotated[
+    list[str] | None,
+    typer.Argument(help="Files, folders, patterns, or - for a list of paths on standard input."),
+]
+Top = Annotated[int, typer.Option(min=1, help="How many classes to name.")]
+Csv = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answers as CSV.")]
+Unsure = Annotated[
+    float | None,
+    typer.Option(metavar="P", help="Say 'unsure' where the best class has a probability below P."),
+]
+Features = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Write what the last layer takes of each image: a file .npy or .parquet."
+    ),
+]
+Engine = Annotated[str, typer.Option(help="What computes: torch, onnx or int8.")]
+Calibration = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="With --engine int8: images that calibrate it.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=0, help="Processes that decode images; by default what suits the machine."),
+]
 
 
 def add_to(program: typer.Typer) -> None:
@@ -25,35 +54,19 @@ def predict(
     model: Annotated[
         str, typer.Argument(help="A run folder, a model folder, or the name of a pretrained model.")
     ],
-    images: Annotated[
-        list[str] | None,
-        typer.Argument(help="Files, folders, patterns, or - for a list of paths on standard input."),
-    ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
+    images: Images = None,
+    top: Top = 5,
     as_json: Json = False,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answers as CSV.")] = None,
-    unsure: Annotated[
-        float | None,
-        typer.Option(metavar="P", help="Say 'unsure' where the best class has a probability below P."),
-    ] = None,
-    features: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Write what the last layer takes of each image: a file .npy or .parquet."
-        ),
-    ] = None,
-    engine: Annotated[str, typer.Option(help="What computes: torch, onnx or int8.")] = "torch",
-    calibration: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="With --engine int8: images that calibrate it.")
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=0, help="Processes that decode images; by default what suits the machine."),
-    ] = None,
+    csv: Csv = None,
+    unsure: Unsure = None,
+    features: Features = None,
+    engine: Engine = "torch",
+    calibration: Calibration = None,
+    workers: Workers = None,
     device: Device = None,
 ) -> None:
     """Name what images show, with probabilities."""
-    _check(as_json, csv, unsure, features, engine)
+    _check(as_json, csv, unsure, features, engine, calibration)
     from ..inference.inputs import find_images, standard_input
 
     paths = find_images(images or [], standard_input())
@@ -61,35 +74,51 @@ def predict(
     from ..runtime.progress import Reporter
 
     classifier = _open(model, device, engine, calibration)
+    top = min(top, len(classifier.class_names))
     print_note(_about_probabilities(classifier.config.temperature))
-    bad = 0
     with ExitStack() as stack:
         if csv is not None:
-            top = min(top, len(classifier.class_names))
             shown = answers.as_csv(csv, top, unsure)
         else:
             shown = answers.as_json(unsure) if as_json else answers.as_text(len(paths), unsure)
         shows = [stack.enter_context(shown)]
         if features is not None:
             shows.append(stack.enter_context(answers.as_features(features, classifier)))
-        reporter = stack.enter_context(Reporter(len(paths) > 1))
-        progress = stack.enter_context(reporter.working("images", len(paths)))
+        reporter = stack.enter_context(Reporter())
+        progress: Callable[[int], None] = lambda _done: None  # noqa: E731
+        if len(paths) > 1 and (csv is not None or not sys.stdout.isatty()):  # else the answers show it
+            progress = stack.enter_context(reporter.working("images", len(paths)))
         found = classify_files(
             classifier, paths, top=top, features=features is not None, workers=workers, progress=progress
         )
-        for answer in stack.enter_context(closing(found)):
-            for show in shows:
-                show(answer)
-            if answer.error is not None:
-                bad += 1
-                typer.echo(f"cannot decode {printable(answer.path)}: {answer.error}", err=True)
-            if csv is None and features is None and getattr(sys.stdout, "error", None):
-                return  # nobody reads on
+        files = csv is not None or features is not None
+        bad = _show(stack.enter_context(closing(found)), shows, reporter, files)
     if bad:
         raise DataError(f"{bad:,} of {len(paths):,} images cannot be decoded")
 
 
-def _check(as_json: bool, csv: Path | None, unsure: float | None, features: Path | None, engine: str) -> None:
+def _show(found: Iterable["Answer"], shows: list[answers.Show], reporter: "Reporter", files: bool) -> int:
+    """Show answers in all ways, and return how many images are bad; `files` go on without a reader."""
+    bad = 0
+    for answer in found:
+        for show in shows:
+            show(answer)
+        if answer.error is not None:
+            bad += 1
+            reporter.say(f"cannot decode {printable(answer.path)}: {answer.error}")
+        if not files and getattr(sys.stdout, "error", None):
+            return 0  # nobody reads on
+    return bad
+
+
+def _check(
+    as_json: bool,
+    csv: Path | None,
+    unsure: float | None,
+    features: Path | None,
+    engine: str,
+    calibration: Path | None,
+) -> None:
     """Check options before anything is loaded."""
     if as_json and csv is not None:
         raise UsageError("--json and --csv both say how to give the answers: give one of them")
@@ -97,6 +126,10 @@ def _check(as_json: bool, csv: Path | None, unsure: float | None, features: Path
         raise UsageError(f"--unsure takes a probability from 0 to 1, not {unsure}")
     if features is not None and engine != "torch":
         raise UsageError("features are computed by torch: leave --engine out")
+    if (engine == "int8") != (calibration is not None):
+        raise UsageError(
+            "--engine int8 goes with --calibration FOLDER, which has images of the kind to classify"
+        )
 
 
 def _open(model: str, device: str | None, engine: str, calibration: Path | None) -> "Classifier":

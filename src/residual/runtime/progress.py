@@ -29,7 +29,7 @@ class Reporter:
 
     def __init__(self, enabled: bool = True, prefix: str = "") -> None:
         self.enabled, self.prefix = enabled, prefix
-        self.console = Console(file=standard_error(), highlight=False, soft_wrap=True)
+        self.console = Console(file=standard_error(), highlight=False, soft_wrap=True, emoji=False)
         self._bar: Progress | None = None
         self._last_step: int | None = None
         self._epochs_per_step = 0.0
