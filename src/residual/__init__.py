@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .data.photos import PhotoDataset, Photos
     from .errors import ResidualError
     from .evaluation.classification import Evaluation
+    from .evaluation.compare import Comparison, compare
     from .evaluation.evaluate import evaluate
     from .inference.classifier import Classifier, Prediction
     from .models.complexity import complexity
@@ -36,6 +37,7 @@ _WHERE = {
     **dict.fromkeys(("PhotoDataset", "Photos"), "data.photos"),
     "ResidualError": "errors",
     "Evaluation": "evaluation.classification",
+    **dict.fromkeys(("Comparison", "compare"), "evaluation.compare"),
     "evaluate": "evaluation.evaluate",
     **dict.fromkeys(("Classifier", "Prediction"), "inference.classifier"),
     **dict.fromkeys(("Result", "resume", "train"), "training.experiment"),
@@ -51,6 +53,7 @@ _WHERE = {
 
 __all__ = [
     "Classifier",
+    "Comparison",
     "Dataset",
     "Evaluation",
     "ModelConfig",
@@ -62,6 +65,7 @@ __all__ = [
     "Result",
     "Split",
     "__version__",
+    "compare",
     "complexity",
     "create_model",
     "evaluate",

@@ -1,0 +1,105 @@
+"""The preprocessing contract: every way to classify gives the same answer for the same file, odd ones too."""
+
+import json
+
+import pytest
+import torch
+
+import residual
+from odd_files import bad_files, odd_files
+from residual.data.photos import Photos
+from residual.evaluation.photos import evaluate_photos
+from residual.evaluation.predictions import Recorder
+from residual.inference.many import classify_files
+from small_models import small_model
+
+TEMPERATURE = 1.7
+SIZES = {"small": (32, 32), "oblong": (40, 56)}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return odd_files(tmp_path_factory.mktemp("odd") / "files")
+
+
+@pytest.fixture(scope="module", params=[(fit, size) for fit in ("crop", "pad", "squish") for size in SIZES])
+def model(request, tmp_path_factory):
+    fit, size = request.param
+    folder = tmp_path_factory.mktemp("contract") / f"{fit}-{size}"
+    resize = 48 if (fit, size) == ("crop", "small") else None
+    return small_model(folder, SIZES[size], fit, resize, TEMPERATURE)
+
+
+@pytest.fixture(scope="module")
+def expected(files, model):
+    """What training's own evaluation says: names and probabilities of the five best, by file."""
+    network = residual.load_model(model)
+    some = next(iter(files.values()))
+    photos = Photos(some.parent, list(files), torch.zeros(len(files), dtype=torch.int64), ("any",))
+    recorder = Recorder(photos)
+    evaluate_photos(network, photos, network.config.preprocessing, torch.device("cpu"), recorder=recorder)
+    shares = (recorder.predictions().logits.double() / TEMPERATURE).softmax(1)
+    values, labels = shares.topk(5)
+    names = network.config.class_names
+    return {
+        file: [(names[label], value) for label, value in zip(*row, strict=True)]
+        for file, row in zip(files, zip(labels.tolist(), values.tolist(), strict=True), strict=True)
+    }
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for file in expected:
+        names, values = zip(*found[file], strict=True)
+        wanted_names, wanted_values = zip(*expected[file], strict=True)
+        assert names == wanted_names, file
+        assert values == pytest.approx(wanted_values, abs=1e-6), file
+
+
+def test_the_classifier_answers_paths_and_bytes_as_training_evaluates(files, model, expected):
+    classify = residual.Classifier(model)
+    assert_same(dict(zip(files, classify(list(files.values())), strict=True)), expected)
+    assert_same({file: classify(path.read_bytes()) for file, path in files.items()}, expected)
+
+
+def test_predict_answers_as_training_evaluates(files, model, expected, cli):
+    folder = next(iter(files.values())).parent
+    code, out, err = cli(
+        "predict", model, "--json", folder, *(files[name] for name in files if name[0] == "1")
+    )
+    assert code == 0, err
+    answers = json.loads(out)
+    scanned = {answer["path"]: answer["predictions"] for answer in answers}
+    pairs = {
+        file: [(found["class"], found["probability"]) for found in scanned[str(path)]]
+        for file, path in files.items()
+    }
+    assert_same(pairs, expected)
+    assert len(answers) > len(files), "named files come again, in the order given"
+
+
+def test_the_files_tell_preprocessings_apart(files, tmp_path):
+    """Without this, the table could pass with answers that hardly depend on the image."""
+    answers = [
+        residual.Classifier(small_model(tmp_path / fit, fit=fit))(list(files.values()))
+        for fit in ("crop", "pad", "squish")
+    ]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        far = [
+            abs(a[0].probability - b[0].probability) > 1e-3 or a[0].class_name != b[0].class_name
+            for a, b in zip(answers[one], answers[other], strict=True)
+        ]
+        assert sum(far) >= 40
+    best = {found[0].class_name for found in answers[0]}
+    assert len(best) > 2
+
+
+def test_each_bad_file_has_an_error_and_the_others_an_answer(files, tmp_path):
+    bad = bad_files(tmp_path / "bad")
+    good = list(files.values())[:5]
+    paths = [str(path) for pair in zip(bad.values(), good, strict=False) for path in pair]
+    classify = residual.Classifier(small_model(tmp_path / "model"))
+    answers = list(classify_files(classify, paths))
+    assert [answer.path for answer in answers] == paths
+    assert all(answer.error and not answer.predictions for answer in answers[::2])
+    assert [answer.predictions for answer in answers[1::2]] == [tuple(found) for found in classify(good)]

@@ -1,0 +1,299 @@
+"""`residual predict`: which images, in which form the answers come, and what happens to the bad ones."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import residual
+from odd_files import bad_files, encode, picture
+from residual.errors import DataError, UsageError
+from residual.inference.feature_files import feature_file
+from residual.inference.inputs import find_images
+from residual.inference.many import classify_files
+from small_models import NAMES, small_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return small_model(tmp_path_factory.mktemp("predict") / "model", temperature=1.5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Pictures in three folders, with other files and hidden ones among them."""
+    root = tmp_path_factory.mktemp("predict") / "photos"
+    for number, name in enumerate(("b.jpg", "a.png", "deep/er/c.JPG", "deep/d.webp")):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[path.suffix[1:].lower()]
+        path.write_bytes(encode(picture(40, 50, number), kind))
+    (root / "notes.txt").write_text("no image")
+    (root / "image-without-suffix").write_bytes((root / "b.jpg").read_bytes())
+    (root / ".hidden.jpg").write_bytes((root / "b.jpg").read_bytes())
+    return root
+
+
+def found(*given, listed=None):
+    return list(find_images([str(name) for name in given], None if listed is None else io.BytesIO(listed)))
+
+
+def names_of(paths):
+    return [Path(path).name for path in paths]
+
+
+def read_csv(path):
+    # names that are not UTF-8 keep their bytes
+    with path.open(encoding="utf-8", errors=sys.getfilesystemencodeerrors(), newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_files_folders_patterns_and_lists(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    all_below = ["a.png", "b.jpg", "deep/d.webp", "deep/er/c.JPG"]
+    assert [os.path.relpath(path) for path in found(folder)] == [os.path.normpath(name) for name in all_below]
+    assert found("b.jpg", "a.png", "notes.txt", "missing") == ["b.jpg", "a.png", "notes.txt", "missing"]
+    assert found("*.jpg", "*.none") == ["b.jpg", "*.none"]
+    assert names_of(found("**/*.[jJw]*")) == ["b.jpg", "d.webp", "c.JPG"]
+    assert len(found("**")) == 6, "each file once, though folders match too"
+    assert names_of(found("dee*")) == ["d.webp", "c.JPG"]
+    lines = b"b.jpg\r\n\n" + os.fsencode(str(folder)) + b"\na b.jpg"
+    assert found("a.png", "-", listed=lines)[:2] == ["a.png", "b.jpg"]
+    assert len(found("-", listed=lines)) == 6
+    assert found("-", listed=b"a\nb.jpg\0c.jpg\0") == ["a\nb.jpg", "c.jpg"]
+
+
+def test_a_file_whose_name_is_a_pattern_is_that_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("[a].jpg", "a.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    assert found("[a].jpg") == ["[a].jpg"]
+    assert found("[a].jp*") == ["a.jpg"]
+
+
+def test_nothing_to_classify_is_an_error(tmp_path):
+    for given in ([], ["-", "-"], ["-"]):
+        with pytest.raises(UsageError, match=r"which images|only once|is closed"):
+            found(*given)
+    for given, listed in (([tmp_path], None), (["-"], b"\n\n")):
+        with pytest.raises(DataError, match=r"there are no images in (/|.:|standard input)"):
+            found(*given, listed=listed)
+
+
+def test_one_image_is_a_table_and_several_are_lines(cli, model, folder):
+    code, out, err = cli("predict", model, folder / "a.png", "--top", 3)
+    assert code == 0
+    assert err == "note: probabilities are calibrated, at temperature 1.5\n"
+    first, *rows = out.splitlines()
+    best = residual.Classifier(model)(folder / "a.png", top=3)
+    assert first == str(folder / "a.png")
+    assert [row.split() for row in rows] == [[f"{100 * p:.2f}", "%", name] for name, p in best]
+    code, out, _ = cli("predict", model, folder, "--top", 1)
+    paths = [line.partition(": ")[0] for line in out.splitlines()]
+    assert paths == found(folder)
+    assert f"{folder / 'a.png'}: {best[0].class_name} {100 * best[0].probability:.2f} %" in out
+
+
+def test_shipped_networks_say_that_they_are_not_calibrated(cli, folder):
+    code, out, err = cli("predict", "resnet20", folder / "b.jpg")
+    assert (code, len(out.splitlines())) == (0, 6)
+    assert err == "note: probabilities are not calibrated: no temperature was fitted for this model\n"
+
+
+def test_unsure_answers_are_marked_in_every_form(cli, model, folder, tmp_path):
+    best = [answer[0].probability for answer in residual.Classifier(model)(found(folder))]
+    limit = (sorted(best)[1] + sorted(best)[2]) / 2
+    unsure = [probability < limit for probability in best]
+    assert 0 < sum(unsure) < len(unsure)
+    _, out, _ = cli("predict", model, folder, "--unsure", limit)
+    assert [": unsure (" in line for line in out.splitlines()] == unsure
+    _, out, _ = cli("predict", model, folder, "--unsure", limit, "--json")
+    assert [answer.get("unsure", False) for answer in json.loads(out)] == unsure
+    cli("predict", model, folder, "--unsure", limit, "--csv", tmp_path / "a.csv")
+    rows = read_csv(tmp_path / "a.csv")
+    assert [row["unsure"] == "yes" for row in rows] == unsure
+    _, out, _ = cli("predict", model, found(folder)[unsure.index(True)], "--unsure", limit)
+    assert out.splitlines()[0].endswith(": unsure")
+
+
+def test_a_hundred_images_with_bad_ones(cli, model, tmp_path):
+    root = tmp_path / "many"
+    root.mkdir()
+    for number in range(93):
+        (root / f"{number:03}.jpg").write_bytes(encode(picture(20 + number, 60, number), "JPEG"))
+    bad = set(map(str, bad_files(root).values()))
+    inputs = (root, root / "drawing.svg", root / "missing.jpg")
+    bad.add(str(root / "missing.jpg"))
+    code, out, err = cli("predict", model, *inputs, "--workers", 2, "--json", "--top", 2)
+    assert code == 3
+    *named, last = err.splitlines()
+    answers = json.loads(out)
+    assert [answer["path"] for answer in answers] == found(*inputs)
+    assert {answer["path"] for answer in answers if "error" in answer} == bad
+    assert all(answer.keys() == {"path", "error"} for answer in answers if "error" in answer)
+    assert all(len(answer["predictions"]) == 2 for answer in answers if "error" not in answer)
+    assert last == f"residual: {len(bad)} of 101 images cannot be decoded"
+    assert {line.split(": ")[0] for line in named[1:]} == {f"cannot decode {path}" for path in bad}
+    code, lines, _ = cli("predict", model, *inputs, "--workers", 0)
+    assert code == 3
+    assert len(lines.splitlines()) == 93
+    cli("predict", model, *inputs, "--csv", tmp_path / "all.csv", "--top", 50)
+    rows = read_csv(tmp_path / "all.csv")
+    assert {row["path"] for row in rows if row["error"]} == bad
+    best = [row["class"] for row in rows if not row["error"]]
+    assert best == [a["predictions"][0]["class"] for a in answers if "error" not in a]
+    assert f"class_{len(NAMES)}" in rows[0]
+    assert f"class_{len(NAMES) + 1}" not in rows[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--top", 0), "--top"),
+        (("--unsure", 1.5), "from 0 to 1"),
+        (("--json", "--csv", "a.csv"), "give one of them"),
+        (("--features", "a.txt"), ".npy or .parquet"),
+        (("--features", "a.npy", "--engine", "onnx"), "leave --engine out"),
+        (("--csv", "no-such-folder/a.csv"), "cannot write"),
+        (("--engine", "fast"), "unknown engine"),
+        (("--engine", "int8"), "--calibration FOLDER"),
+        (("--calibration", "."), "--engine int8"),
+        (("--workers", -1), "--workers"),
+    ],
+)
+def test_options_that_do_not_fit(cli, model, folder, tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = cli("predict", model, folder, *options)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_features_of_the_good_images_in_order(cli, model, folder, tmp_path, suffix):
+    path = tmp_path / f"f{suffix}"
+    bad = folder / "notes.txt"
+    code, out, _ = cli("predict", model, bad, folder, "--features", path, "--json")
+    assert code == 3
+    assert len(json.loads(out)) == 5
+    if suffix == ".npy":
+        values, paths = np.load(path), json.loads((tmp_path / "f.paths.json").read_text())
+    else:
+        parquet = pytest.importorskip("pyarrow.parquet")
+        table = parquet.read_table(path).to_pydict()
+        values, paths = np.array(table["features"], np.float32), table["path"]
+    classify = residual.Classifier(model)
+    assert paths == found(folder)
+    wanted = np.stack([classify.features(classify.load(path)[None])[0].numpy() for path in paths])
+    assert values.dtype == np.float32
+    np.testing.assert_allclose(values, wanted, atol=1e-5)
+    with_features = [answer["predictions"] for answer in json.loads(out) if "error" not in answer]
+    for answer, other in zip(with_features, classify(paths), strict=True):
+        assert [p["class"] for p in answer] == [p.class_name for p in other]
+        assert [p["probability"] for p in answer] == pytest.approx([p.probability for p in other], abs=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_feature_files_are_complete_or_not_there(tmp_path, suffix, monkeypatch):
+    path = tmp_path / f"f{suffix}"
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+        monkeypatch.setattr("residual.inference.feature_files.ROWS", 3)
+    rows = torch.arange(70.0).reshape(10, 7)
+    with pytest.raises(RuntimeError), feature_file(path, 7) as file:
+        file.add("a", rows[0] + torch.ones(9))  # a fault in the middle
+    assert not list(tmp_path.iterdir())
+    with feature_file(path, 7) as file:  # of no image
+        pass
+    with feature_file(path, 7) as file:
+        for number, row in enumerate(rows):
+            file.add(f"{number}\udcff\n", row)
+    if suffix == ".npy":
+        assert np.array_equal(np.load(path), rows.numpy())
+        assert json.loads((tmp_path / "f.paths.json").read_text())[3] == "3\udcff\n"
+    else:
+        from pyarrow import parquet
+
+        table = parquet.read_table(path)
+        assert table["features"].to_pylist() == rows.tolist()
+        assert table["path"].to_pylist()[3] == "3\\udcff\n"
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r"residual\[parquet\]"), feature_file(tmp_path / "f.parquet", 7):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_names_of_any_bytes(cli, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = encode(picture(30, 40), "PNG")
+    names = [
+        b":cat:[red].png",
+        b"new\nline.png",
+        b"not-utf-8-\xff.png",
+        "Größe 猫.png".encode(),
+        b"-top.png",
+        b'a,"b".png',
+    ]
+    for name in names:
+        (tmp_path / os.fsdecode(name)).write_bytes(content)
+    code, out, err = cli("predict", model, "--csv", "a.csv", "--", *map(os.fsdecode, names))
+    assert code == 0, err
+    assert [os.fsencode(row["path"]) for row in read_csv(tmp_path / "a.csv")] == names
+    code, out, err = cli("predict", model, ".", "--json")
+    assert code == 0, err
+    assert {os.fsencode(answer["path"]) for answer in json.loads(out)} == {b"./" + name for name in names}
+    assert cli("predict", model, ".", "-no-such-option")[0] == 2
+    _, _, err = cli("predict", model, ":cat:[red] missing.png")
+    assert "cannot decode :cat:[red] missing.png: No such file" in err
+    code, out, err = cli("predict", model, ".", "--top", 1)
+    assert code == 0
+    assert len(out.splitlines()) == len(names)
+    assert "new\\nline.png" in out
+    assert "not-utf-8-\\udcff.png" in out
+    assert "Größe 猫.png" in out
+
+
+def run(*arguments, **options):
+    command = [sys.executable, "-m", "residual", "predict", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, check=False, **options)
+
+
+def test_a_list_on_standard_input_and_answers_in_ascii(model, folder):
+    listed = b"\n".join(os.fsencode(path) for path in found(folder))
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = run(model, "-", "--top", 1, input=listed, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 4
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell of POSIX")
+def test_a_reader_that_leaves_ends_the_work_quietly(model, folder):
+    command = f"{sys.executable} -m residual predict {model} {folder} {folder}/* --top 1 | head -1"
+    command += "; echo ${PIPESTATUS[0]}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0].startswith(str(folder / "a.png"))
+    assert done.stdout.splitlines()[1] in ("0", "3")
+    assert "Traceback" not in done.stderr
+
+
+def test_the_batches_do_not_wait_for_all_images(model, folder, monkeypatch):
+    """Pixels of a batch at most are in memory: the answers to the first come before the last are decoded."""
+    classify = residual.Classifier(model)
+    monkeypatch.setattr(type(classify), "images_at_once", 2)
+    done = []
+    answers = classify_files(classify, found(folder) * 3, workers=0, progress=done.append)
+    next(answers)
+    assert done == []
+    list(answers)
+    assert done == [2, 4, 6, 8, 10, 12]
