@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import residual
@@ -18,6 +19,7 @@ from residual.models import vgg
 from residual.models.blocks import BasicBlock, Bottleneck
 from residual.models.build import build_model
 from residual.models.resnet import ResNet
+from residual.report.explanation import overlaid
 from residual.zoo.model_folder import ModelConfig
 
 TOLERANCE = 1e-5  # of maps whose largest value is 1
@@ -193,3 +195,53 @@ def test_errors(classifier):
         explain(classifier, b"no image")
     with pytest.raises(UsageError, match="top"):
         explain(classifier, picture(0), top=0)
+
+
+def test_a_map_is_laid_over_the_image_where_it_is_above_0():
+    image = torch.full((2, 3, 3), 200, dtype=torch.uint8)
+    strength = torch.tensor([[0.0, 0.35, 1.0], [0.0, 0.0, 0.0]])
+    drawn = overlaid(image, strength)
+    assert torch.equal(drawn[strength == 0], image[strength == 0])
+    red, green, _ = drawn[0, 2].tolist()
+    assert red > 180 > 100 > green
+
+
+def test_the_command_draws_the_image_and_each_class(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(picture(1)).save("pet.jpg")
+    code, out, _ = cli("explain", "resnet20", "pet.jpg", "--top", "2", "--device", "cpu")
+    assert code == 0
+    first, second, path = out.splitlines()
+    said = residual.Classifier("resnet20", device="cpu")("pet.jpg", top=2)
+    assert [line.split()[-1] for line in (first, second)] == [found.class_name for found in said]
+    assert path == "pet-explained.png"
+    with Image.open(path) as drawn:
+        assert drawn.width > 3 * 240
+    small = cli("explain", "resnet20", "pet.jpg", "--top", "2", "--stage", "layer1", "--output", "b.png")
+    assert small[0] == 0
+    assert (tmp_path / "b.png").read_bytes() != (tmp_path / path).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("--stage", "layer9"), 2, "layer1, layer2, layer3"),
+        (("--top", "0"), 2, "top must be 1 or more"),
+        (("--output", "a.jpg"), 2, "ends in .png"),
+        (("--output", "pet.png"), 2, "would overwrite pet.png"),
+        (("--output", "no/where.png"), 5, "cannot write no/where.png"),
+    ],
+)
+def test_errors_of_the_command(cli, tmp_path, monkeypatch, arguments, code, says):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(picture(1)).save("pet.png")
+    found, _, err = cli("explain", "resnet20", "pet.png", "--device", "cpu", *arguments)
+    assert (found, err.count("\n")) == (code, 1)
+    assert says in err.replace("\\", "/")
+
+
+def test_the_command_names_a_bad_image(cli, tmp_path):
+    (tmp_path / "text.jpg").write_text("no image")
+    code, _, err = cli("explain", "resnet20", tmp_path / "text.jpg", "--output", tmp_path / "a.png")
+    assert code == 3
+    assert "text.jpg" in err
