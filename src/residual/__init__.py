@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .evaluation.classification import Evaluation
     from .evaluation.evaluate import evaluate
     from .inference.classifier import Classifier, Prediction
+    from .inference.explain import Explanation, explain
     from .models.complexity import complexity
     from .models.fold import optimize_for_inference
     from .models.names import list_models
@@ -38,6 +39,7 @@ _WHERE = {
     "Evaluation": "evaluation.classification",
     "evaluate": "evaluation.evaluate",
     **dict.fromkeys(("Classifier", "Prediction"), "inference.classifier"),
+    **dict.fromkeys(("Explanation", "explain"), "inference.explain"),
     **dict.fromkeys(("Result", "resume", "train"), "training.experiment"),
     "import_checkpoint": "zoo.convert.importing",
     **dict.fromkeys(("ModelConfig", "load_model"), "zoo.model_folder"),
@@ -53,6 +55,7 @@ __all__ = [
     "Classifier",
     "Dataset",
     "Evaluation",
+    "Explanation",
     "ModelConfig",
     "PhotoDataset",
     "Photos",
@@ -65,6 +68,7 @@ __all__ = [
     "complexity",
     "create_model",
     "evaluate",
+    "explain",
     "get_recipe",
     "import_checkpoint",
     "list_models",
