@@ -10,69 +10,55 @@ const at = (id) => document.getElementById(id);
 const percent = (share) => (share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`);
 const count = (number) => number.toLocaleString("en");
 
+let started; // a promise: models and limits are known, or the page has said why not
 let models = []; // as GET /model describes them
-let limits = {}; // as GET /limits does
+let limits = {}; // of a request, as GET /limits has them
 let token = ""; // kept in memory only
 let file = null; // the image that was chosen last
 let heats = []; // a canvas for each class of the result; null where no place speaks for it
 let request = new AbortController(); // of the image that is being classified
 let preview = ""; // an object URL
 
-// ---------------------------------------------------------------- the server
+// ---- the server
 
-class Problem extends Error {
-  constructor(message, retry = false) {
-    super(message);
-    this.retry = retry; // whether trying again may help
-  }
-}
+/** An error for the user; `retry` tells whether trying again may help. */
+const problem = (message, retry = false) => Object.assign(new Error(message), { retry });
 
 async function ask(path, options = {}) {
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
   let answer;
   try {
     answer = await fetch(path, { ...options, headers });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Problem("The server does not answer. It may have been stopped, or the connection is lost.", true);
+  } catch {
+    throw problem("The server does not answer. It may have been stopped, or the connection is lost.", true);
   }
   const content = await answer.json().catch(() => ({}));
   if (answer.ok) return content;
   if (answer.status === 401) askForToken();
-  throw new Problem(sentence(answer, content), [408, 429].includes(answer.status) || answer.status >= 500);
+  throw problem(sentence(answer, content), [408, 429].includes(answer.status) || answer.status >= 500);
 }
 
+/** Say what an answer that is an error means for the user. */
 function sentence(answer, content) {
-  const detail = typeof content.detail === "string" ? content.detail : "";
-  const wait = Number(answer.headers.get("Retry-After"));
+  const detail = typeof content.detail === "string" ? content.detail : `the server failed with status ${answer.status}`;
+  const seconds = Number(answer.headers.get("Retry-After"));
   switch (answer.status) {
     case 401: return token ? "The server does not accept this token." : "The server asks for an access token.";
-    case 408: return "The image took too long to arrive.";
-    case 413: return tooLarge();
-    case 415: return "This file is no image of a format that the server knows.";
-    case 422: return `The image is damaged and cannot be read${detail ? `: ${detail}` : ""}.`.replace("..", ".");
+    case 413: return `The image is too large: ${detail}.`;
     case 429:
-    case 503: return wait > 0
-      ? `The server is busy. Try again in ${wait} ${wait === 1 ? "second" : "seconds"}.`
-      : "The server is busy. Try again soon.";
-    default: return detail ? `The server refused: ${detail}.`.replace("..", ".") : `The server failed (status ${answer.status}).`;
+    case 503: return `The server is busy. Try again ${seconds > 1 ? `in ${seconds} seconds` : "in a moment"}.`;
+    default: return `${detail[0].toUpperCase()}${detail.slice(1)}.`;
   }
 }
 
-function tooLarge() {
-  const bytes = limits.body_bytes ? ` of up to ${Math.floor(limits.body_bytes / 1e6) || 1} MB` : "";
-  const pixels = limits.pixels ? ` and ${Math.floor(limits.pixels / 1e6) || 1} million pixels` : "";
-  return bytes ? `The image is too large: this server takes files${bytes}${pixels}.` : "The image is too large.";
-}
+// ---- what the page says
 
-// ---------------------------------------------------------------- what the page says
-
-function complain(problem) {
+function complain(error) {
   at("status").textContent = "";
-  at("problem-text").textContent = problem.message;
-  at("again").hidden = !problem.retry;
+  at("problem-text").textContent = error.message;
+  at("again").hidden = !error.retry;
   at("problem").hidden = false;
-  if (!(problem instanceof Problem)) throw problem; // a bug in this page
+  if (error.retry === undefined) throw error; // a bug in this page
 }
 
 function say(text) {
@@ -86,7 +72,7 @@ function askForToken() {
   at("token").focus();
 }
 
-// ---------------------------------------------------------------- the model
+// ---- the model
 
 const chosenModel = () => models.find((model) => model.name === at("model").value) ?? models[0];
 
@@ -98,10 +84,10 @@ async function start() {
     at("model").replaceChildren(...models.map((model) => new Option(model.name, model.name)));
     at("model").value = described.default;
     at("model-choice").hidden = models.length < 2;
-    say("");
+    at("problem").hidden = true;
     describeModel();
-  } catch (problem) {
-    complain(problem);
+  } catch (error) {
+    complain(error);
   }
 }
 
@@ -113,12 +99,13 @@ function describeModel() {
     (model.error === null ? "." : ` and is wrong on ${model.error.toFixed(1)} % of its test images.`);
   const [height, width] = model.image_size;
   const facts = [
-    ["Error", model.error === null ? "not known" : `${model.error.toFixed(1)} %`,
-      model.images === null ? "" : `on ${count(model.images)} test images`],
-    ["Network", model.network, model.parameters ? `${(model.parameters / 1e6).toPrecision(3)} million parameters` : ""],
+    model.error === null
+      ? ["Error", "not known", ""]
+      : ["Error", `${model.error.toFixed(1)} %`, `on ${count(model.images)} test images`],
+    ["Network", model.network, `${count(model.parameters)} parameters`],
     ["Data", model.data, ""],
     ["Image size", `${width} × ${height}`, "pixels, after resizing and cropping"],
-    ["Probabilities", model.temperature === 1 ? "as they come" : "calibrated", `temperature ${Number(model.temperature.toPrecision(3))}`],
+    ["Probabilities", model.temperature === 1 ? "not calibrated" : "calibrated", `temperature ${Number(model.temperature.toPrecision(3))}`],
     ["Engine", model.engine, ""],
     ["Licence", model.licence, ""],
     ["Recipe", model.recipe, ""],
@@ -144,37 +131,40 @@ function element(kind, className = "", text = "") {
   return made;
 }
 
-// ---------------------------------------------------------------- an image
+// ---- an image
 
+/** Classify the first image among files. */
 function choose(files) {
-  const images = [...files];
-  file = images.find((one) => one.type.startsWith("image/")) ?? images[0];
-  if (file) classify();
+  file = [...files].find((one) => one.type.startsWith("image/")) ?? files[0] ?? file;
+  if (files.length) classify();
 }
 
 async function classify() {
   request.abort();
   const own = (request = new AbortController());
-  const model = chosenModel();
   try {
-    if (limits.body_bytes && file.size > limits.body_bytes) throw new Problem(tooLarge());
     say(`Classifying ${file.name} …`);
     showPreview();
+    await started;
+    const model = chosenModel();
+    if (own.signal.aborted || !model) return; // a start that failed has said so
+    if (file.size > limits.body_bytes) {
+      throw problem(`The image is too large: the server takes ${Math.floor(limits.body_bytes / 1e6)} MB at most.`);
+    }
     const form = new FormData();
     form.append("file", file);
-    const query = new URLSearchParams({ top: TOP, ...(model && { model: model.name }) });
-    const path = model?.explain ? "explain" : "predict";
-    const answer = await ask(`${path}?${query}`, { method: "POST", body: form, signal: own.signal });
+    const query = new URLSearchParams({ top: TOP, model: model.name });
+    const answer = await ask(`${model.explain ? "explain" : "predict"}?${query}`, { method: "POST", body: form, signal: own.signal });
     const found = answer.images ? answer.images[0] : answer;
     const drawn = await Promise.all(found.predictions.map((one) => one.heatmap && colour(one.heatmap)));
     if (own.signal.aborted) return;
     heats = drawn;
     if (found.image) at("image").src = found.image;
     showClasses(found.predictions, Boolean(found.image));
-  } catch (problem) {
+  } catch (error) {
     if (own.signal.aborted) return; // another image took its place
     at("result").hidden = true;
-    complain(problem);
+    complain(error);
   } finally {
     if (!own.signal.aborted) document.body.classList.remove("waiting");
   }
@@ -200,8 +190,8 @@ function showClasses(predictions, explained) {
   at("unsure").hidden = predictions[0].probability >= UNSURE;
   const [height, width] = chosenModel().image_size;
   at("caption").textContent = explained ? `What the network saw of ${file.name}: ${width} × ${height} pixels` : file.name;
-  const [first, ...others] = predictions.slice(0, 3).map((one) => `${one.class} ${percent(one.probability)}`);
-  say(`${file.name}: most likely ${[first, ...others].join(", then ")}.`);
+  const told = predictions.slice(0, 3).map((one) => `${one.class} ${percent(one.probability)}`);
+  say(`${file.name}: most likely ${told.join(", then ")}.`);
   showEvidence();
 }
 
@@ -220,25 +210,22 @@ function classElement(prediction, place, explained) {
   return row;
 }
 
-// ---------------------------------------------------------------- the evidence
+// ---- the evidence
 
-/** Turn a grey heat map into a canvas of colours, as opaque as the map is strong. */
+/** Turn a grey heat map into a canvas of colours, as opaque as the map is strong; null if it is all 0. */
 async function colour(url) {
-  const grey = new Image();
-  grey.src = url;
+  const grey = Object.assign(new Image(), { src: url });
   await grey.decode();
   const canvas = element("canvas");
   [canvas.width, canvas.height] = [grey.naturalWidth, grey.naturalHeight];
   const context = canvas.getContext("2d");
   context.drawImage(grey, 0, 0);
   const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
-  let any = false;
   for (let i = 0; i < pixels.data.length; i += 4) {
-    any ||= pixels.data[i] > 0;
     pixels.data.set(RAMP[pixels.data[i]], i);
   }
   context.putImageData(pixels, 0, 0);
-  return any ? canvas : null;
+  return pixels.data.some((value, place) => place % 4 === 3 && value > 0) ? canvas : null;
 }
 
 /** Return red, green, blue and opacity of a value from 0 to 255. */
@@ -266,7 +253,7 @@ function showEvidence() {
   at("heat").getContext("2d").drawImage(heat, 0, 0);
 }
 
-// ---------------------------------------------------------------- what the user does
+// ---- what the user does
 
 for (const input of [at("file"), at("camera")]) {
   input.addEventListener("change", () => {
@@ -285,28 +272,28 @@ document.addEventListener("dragleave", (event) => {
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("dragging");
-  if (event.dataTransfer.files.length) choose(event.dataTransfer.files);
-  else complain(new Problem("That was no file. Save the image first, then drop its file here."));
+  choose(event.dataTransfer.files);
+  if (!event.dataTransfer.files.length) complain(problem("That was no file. Save the image, then drop its file here."));
 });
-document.addEventListener("paste", (event) => {
-  if (event.clipboardData.files.length) choose(event.clipboardData.files);
-});
+document.addEventListener("paste", (event) => choose(event.clipboardData.files));
 
 at("model").addEventListener("change", () => {
   describeModel();
   if (file) classify();
 });
 for (const id of ["show", "strength", "classes"]) at(id).addEventListener("input", showEvidence);
-at("again").addEventListener("click", async () => {
-  if (!models.length) await start();
-  if (models.length && file) classify();
-});
-at("token-form").addEventListener("submit", async (event) => {
+at("again").addEventListener("click", retry);
+at("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
   token = at("token").value.trim();
   at("token-form").hidden = true;
-  await start();
-  if (models.length && file) classify();
+  retry();
 });
 
-start();
+function retry() {
+  at("file").focus(); // what had it is hidden now
+  if (!models.length) started = start();
+  if (file) classify();
+}
+
+started = start();
