@@ -48,7 +48,7 @@ def make(name):
     if name in ("vgg", "vgg_bn"):
         network = vgg.VGG(name == "vgg_bn", num_classes=7)
         return varied(network), 64
-    return varied(build_model(name)), {"resnet18": 96}.get(name, 32)
+    return varied(build_model(name)), 64 if name == "resnet18" else 32
 
 
 @pytest.fixture(autouse=True)

@@ -3,26 +3,24 @@
 import base64
 import contextlib
 import io
-import json
 import re
 import shutil
 import threading
-from email.parser import BytesParser
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import residual
-from residual.data.decode import BadImageError
-from residual.inference.explain import explain
 from residual.zoo.facts import model_facts
 from residual.zoo.pretrained import find_model
 
+app = pytest.importorskip("residual.serving.app", reason="needs the extra serve")
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
+from residual.serving.limits import Limits  # noqa: E402 - once it is known that it can be imported
+from residual.serving.server import create_server, listen  # noqa: E402
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium browser in PATH")
@@ -30,108 +28,22 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-ne
 SLOW = 60_000  # ms; a browser takes long to start where the cores are busy
 sync_api.expect.set_options(timeout=SLOW / 2)
 
-PAGE = Path(residual.__file__).parent / "serving" / "page"
-KINDS = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript"}
-CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'"
-    "; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-
-
-def data_url(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-class StandIn:
-    """Answers what the page asks of `residual serve`."""
-
-    def __init__(self, classifiers):
-        self.classifiers = classifiers
-
-    def get(self, path):
-        if path == "/limits":
-            return 200, {"body_bytes": 3_000_000, "pixels": 178_000_000, "images": 100}
-        if path == "/model":
-            default = Path(next(iter(self.classifiers))).name
-            return 200, {"default": default, "models": [self.describe(name) for name in self.classifiers]}
-        return 404, {"detail": "not found"}
-
-    def describe(self, name):
-        config, facts = self.classifiers[name].config, model_facts(find_model(name))
-        return {
-            **{"name": Path(name).name, "network": config.network, "classes": list(config.class_names)},
-            **{"image_size": list(config.preprocessing.image_size), "data": config.data},
-            **{"recipe": config.recipe, "error": facts.error, "images": facts.images},
-            **{"temperature": config.temperature, "parameters": 272_474, "licence": facts.licence},
-            **{"engine": "torch", "explain": True},
-        }
-
-    def post(self, path, query, name, content):
-        model = query["model"][0]
-        classify = next(one for key, one in self.classifiers.items() if Path(key).name == model)
-        try:
-            found = explain(classify, content, int(query["top"][0]))
-        except BadImageError as error:
-            known = content.startswith(b"\x89PNG")
-            detail = f"the image is damaged: {error.reason}" if known else "it is no image"
-            return (422 if known else 415), {"detail": detail}
-        if path == "/predict":
-            predictions = [{"class": a, "probability": b} for a, b in found.predictions]
-            return 200, {"model": model, "images": [{"path": name, "predictions": predictions}]}
-        predictions = [
-            {"class": named, "probability": probability, "heatmap": data_url((255 * one).byte().numpy())}
-            for (named, probability), one in zip(found.predictions, found.maps, strict=True)
-        ]
-        image = data_url(found.pixels.numpy())
-        return 200, {"model": model, "path": name, "image": image, "predictions": predictions}
-
-
-def handler(stand_in):
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-        def answer(self, status, content, kind="application/json"):
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("Content-Security-Policy", CSP)
-            self.end_headers()
-            self.wfile.write(content)
-
-        def do_GET(self):
-            path = urlsplit(self.path).path
-            file = PAGE / (path.strip("/") or "index.html")
-            if file.suffix in KINDS and file.is_file():
-                self.answer(200, file.read_bytes(), KINDS[file.suffix])
-                return
-            status, values = stand_in.get(path)
-            self.answer(status, json.dumps(values).encode())
-
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
-            part = BytesParser().parsebytes(head + body).get_payload(0)
-            url = urlsplit(self.path)
-            status, values = stand_in.post(
-                url.path, parse_qs(url.query), part.get_filename(), part.get_payload(decode=True)
-            )
-            self.answer(status, json.dumps(values).encode())
-
-    return Handler
-
 
 @contextlib.contextmanager
 def serve(classifiers):
-    """Serve the page and models by name; give the address."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler(StandIn(classifiers))) as listening:
-        thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
+    """Serve models by name as `residual serve` does, in a thread; give the address."""
+    limits, ready = Limits(body_bytes=1_000_000), threading.Event()
+    facts = {name: model_facts(find_model(name)) for name in classifiers}
+    server = create_server(app.create_app(classifiers, facts=facts, limits=limits), limits, ready.set)
+    with listen("127.0.0.1", 0) as bound:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()
-        yield f"http://127.0.0.1:{listening.server_port}/"
-        listening.shutdown()
-        thread.join()
+        try:
+            assert ready.wait(60)
+            yield f"http://127.0.0.1:{bound.getsockname()[1]}/"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -355,7 +267,7 @@ def test_images_that_cannot_be_classified(visit):
     cases = {
         "It is no": b"only text",
         "The image is damaged: ": picture(0, 400)[:600],
-        "The image is too large: the server takes 3 MB at most.": bytes(4_000_000),
+        "The image is too large: the server takes 1 MB at most.": bytes(1_000_001),
     }
     for says, content in cases.items():
         page.set_input_files("#file", payload(content, "pet.jpg", "image/jpeg"))
