@@ -258,15 +258,15 @@ def test_the_keyboard_alone(visit):
     assert page.locator("#heat").evaluate("(canvas) => Number(canvas.style.opacity)") < before
     assert press(page, "Tab") == "class-count"
     press(page, "Enter")
-    assert press(page, "Tab") == "class-names"
+    assert press(page, "Tab") == "class-list"
     assert press(page, "Tab") == "body", "out of the page: no trap"
 
 
 def test_images_that_cannot_be_classified(visit):
     page, watch = visit()
     cases = {
-        "It is no": b"only text",
-        "The image is damaged: ": picture(0, 400)[:600],
+        "pet.jpg: it is no image": b"only text",
+        "pet.jpg: the image is damaged: ": picture(0, 400)[:600],
         "The image is too large: the server takes 1 MB at most.": bytes(1_000_001),
     }
     for says, content in cases.items():
@@ -365,6 +365,9 @@ def test_a_phone_has_no_horizontal_scroll(visit):
         sync_api.expect(page.locator("#status, #problem-text").filter(visible=True)).not_to_be_empty()
         page.wait_for_selector("body:not(.waiting)")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.locator("summary").click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.locator("#class-list").evaluate("(list) => list.scrollWidth <= list.clientWidth")
 
 
 CONTRASTS = """() => {

@@ -1,7 +1,6 @@
 // The page of `residual serve`: sends an image to the server, shows the classes and the evidence for them.
 
 const TOP = 5; // classes that are shown
-const UNSURE = 0.5; // probability below which the page says that the model is unsure
 // Colours of a heat map by its value, as in report/explanation.py
 const STOPS = [[0, 70, 130, 240], [0.35, 40, 220, 190], [0.6, 235, 220, 60], [0.8, 250, 130, 30], [1, 190, 20, 20]];
 const RAMP = Array.from({ length: 256 }, (_, value) => ramp(value));
@@ -45,6 +44,8 @@ function sentence(answer, content) {
   switch (answer.status) {
     case 401: return token ? "The server does not accept this token." : "The server asks for an access token.";
     case 413: return `The image is too large: ${detail}.`;
+    case 415:
+    case 422: return `${file.name}: ${detail}.`;
     case 429:
     case 503: return `The server is busy. Try again ${seconds > 1 ? `in ${seconds} seconds` : "in a moment"}.`;
     default: return `${detail[0].toUpperCase()}${detail.slice(1)}.`;
@@ -98,14 +99,14 @@ function describeModel() {
     `${model.name} tells ${count(classes)} classes apart` +
     (model.error === null ? "." : ` and is wrong on ${model.error.toFixed(1)} % of its test images.`);
   const [height, width] = model.image_size;
+  const tested = model.images === null ? "" : `on ${count(model.images)} test images`;
+  const temperature = `temperature ${Number(model.temperature.toPrecision(3))}`;
   const facts = [
-    model.error === null
-      ? ["Error", "not known", ""]
-      : ["Error", `${model.error.toFixed(1)} %`, `on ${count(model.images)} test images`],
+    ["Error", model.error === null ? "not known" : `${model.error.toFixed(1)} %`, tested],
     ["Network", model.network, `${count(model.parameters)} parameters`],
     ["Data", model.data, ""],
     ["Image size", `${width} × ${height}`, "pixels, after resizing and cropping"],
-    ["Probabilities", model.temperature === 1 ? "not calibrated" : "calibrated", `temperature ${Number(model.temperature.toPrecision(3))}`],
+    ["Probabilities", model.temperature === 1 ? "not calibrated" : "calibrated", temperature],
     ["Engine", model.engine, ""],
     ["Licence", model.licence, ""],
     ["Recipe", model.recipe, ""],
@@ -154,7 +155,8 @@ async function classify() {
     const form = new FormData();
     form.append("file", file);
     const query = new URLSearchParams({ top: TOP, model: model.name });
-    const answer = await ask(`${model.explain ? "explain" : "predict"}?${query}`, { method: "POST", body: form, signal: own.signal });
+    const path = `${model.explain ? "explain" : "predict"}?${query}`;
+    const answer = await ask(path, { method: "POST", body: form, signal: own.signal });
     const found = answer.images ? answer.images[0] : answer;
     const drawn = await Promise.all(found.predictions.map((one) => one.heatmap && colour(one.heatmap)));
     if (own.signal.aborted) return;
@@ -187,11 +189,11 @@ function showClasses(predictions, explained) {
   at("classes-title").textContent = explained ? "Likeliest classes; choose one to see its evidence" : "Likeliest classes";
   at("classes-group").hidden = false;
   at("evidence").hidden = !explained;
-  at("unsure").hidden = predictions[0].probability >= UNSURE;
+  at("unsure").hidden = predictions[0].probability >= 0.5;
   const [height, width] = chosenModel().image_size;
   at("caption").textContent = explained ? `What the network saw of ${file.name}: ${width} × ${height} pixels` : file.name;
   const told = predictions.slice(0, 3).map((one) => `${one.class} ${percent(one.probability)}`);
-  say(`${file.name}: most likely ${told.join(", then ")}.`);
+  say(`${file.name}: most likely ${told.join(", then ")}`);
   showEvidence();
 }
 
@@ -256,10 +258,8 @@ function showEvidence() {
 // ---- what the user does
 
 for (const input of [at("file"), at("camera")]) {
-  input.addEventListener("change", () => {
-    choose(input.files);
-    input.value = ""; // so that the same file can be chosen again
-  });
+  input.addEventListener("change", () => choose(input.files));
+  input.addEventListener("click", () => (input.value = "")); // so that the same file can be chosen again
 }
 
 document.addEventListener("dragover", (event) => {
