@@ -193,11 +193,14 @@ def test_a_dropped_image(visit, classifiers):
     wait(page, "#problem-text", "That was no file")
 
 
-def test_a_pasted_image(visit, classifiers):
-    page, _ = visit()
+def test_an_image_pasted_before_the_model_is_known(visit, classifiers):
+    held = []
+    page, _ = visit(lambda page: page.route("**/model", lambda route: held.append(route)))
     paste = """(data) => document.body.dispatchEvent(
         new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true }))"""
     with_file(page, picture(2)).evaluate(paste)
+    wait(page, "#status", "Classifying pet.png")
+    held[0].continue_()
     wait(page, "#status", "most likely")
     assert shown(page) == expected(classifiers["resnet20"], picture(2))
 
@@ -332,8 +335,9 @@ def test_of_two_images_the_later_counts(visit, classifiers):
     page.route("**/explain?*", lambda route: held.append(route), times=1)
     page.set_input_files("#file", payload(picture(6), "first.png"))
     wait(page, "#status", "Classifying first.png")
-    give(page, picture(7), name="second.png")
-    assert len(held) == 1
+    with page.expect_event("requestfailed") as failed:
+        give(page, picture(7), name="second.png")
+    assert failed.value.failure == "net::ERR_ABORTED"
     assert shown(page) == expected(classifiers["resnet20"], picture(7))
     assert "waiting" not in page.locator("body").get_attribute("class")
 
