@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .evaluation.compare import Comparison, compare
     from .evaluation.evaluate import evaluate
     from .inference.classifier import Classifier, Prediction
+    from .inference.explain import Explanation, explain
     from .models.complexity import complexity
     from .models.fold import optimize_for_inference
     from .models.names import list_models
@@ -40,6 +41,7 @@ _WHERE = {
     **dict.fromkeys(("Comparison", "compare"), "evaluation.compare"),
     "evaluate": "evaluation.evaluate",
     **dict.fromkeys(("Classifier", "Prediction"), "inference.classifier"),
+    **dict.fromkeys(("Explanation", "explain"), "inference.explain"),
     **dict.fromkeys(("Result", "resume", "train"), "training.experiment"),
     "import_checkpoint": "zoo.convert.importing",
     **dict.fromkeys(("ModelConfig", "load_model"), "zoo.model_folder"),
@@ -56,6 +58,7 @@ __all__ = [
     "Comparison",
     "Dataset",
     "Evaluation",
+    "Explanation",
     "ModelConfig",
     "PhotoDataset",
     "Photos",
@@ -69,6 +72,7 @@ __all__ = [
     "complexity",
     "create_model",
     "evaluate",
+    "explain",
     "get_recipe",
     "import_checkpoint",
     "list_models",

@@ -125,13 +125,13 @@ class Classifier:
     @torch.no_grad()
     def logits(self, pixels: Tensor) -> Tensor:
         """Map uint8 values [N, *image_size, 3], as `load` gives them, to logits [N, classes] on the CPU."""
-        logits: Tensor = self._engine(self._normalised(pixels))
+        logits: Tensor = self._engine(self.normalised(pixels))
         return logits.float().cpu()
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
         """Map uint8 values [N, *image_size, 3] to what the last linear layer takes, [N, D] on the CPU."""
-        found: Tensor = self._headless(self._normalised(pixels))
+        found: Tensor = self._headless(self.normalised(pixels))
         return found.float().cpu()
 
     @torch.no_grad()
@@ -162,8 +162,8 @@ class Classifier:
         pixels = torch.stack([self.load(image) for image in images])
         return self.best(self.probabilities(self.logits(pixels)), top)
 
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        """Return the network's input, float32 [N, 3, H, W]."""
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Map uint8 values [N, *image_size, 3] to the network's input, float32 [N, 3, H, W]."""
         images: Tensor = self._preprocessing.normalization.apply(pixels.to(self.device))
         return images.permute(0, 3, 1, 2)
 
