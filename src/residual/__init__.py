@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .errors import ResidualError
     from .evaluation.classification import Evaluation
     from .evaluation.evaluate import evaluate
+    from .exporters.export import Exported, export
     from .inference.classifier import Classifier, Prediction
     from .models.complexity import complexity
     from .models.fold import optimize_for_inference
@@ -37,6 +38,7 @@ _WHERE = {
     "ResidualError": "errors",
     "Evaluation": "evaluation.classification",
     "evaluate": "evaluation.evaluate",
+    **dict.fromkeys(("Exported", "export"), "exporters.export"),
     **dict.fromkeys(("Classifier", "Prediction"), "inference.classifier"),
     **dict.fromkeys(("Result", "resume", "train"), "training.experiment"),
     "import_checkpoint": "zoo.convert.importing",
@@ -53,6 +55,7 @@ __all__ = [
     "Classifier",
     "Dataset",
     "Evaluation",
+    "Exported",
     "ModelConfig",
     "PhotoDataset",
     "Photos",
@@ -65,6 +68,7 @@ __all__ = [
     "complexity",
     "create_model",
     "evaluate",
+    "export",
     "get_recipe",
     "import_checkpoint",
     "list_models",

@@ -44,7 +44,7 @@ def _gradient(random: np.random.Generator, height: int, width: int) -> Picture:
     angle = random.uniform(0, 2 * np.pi)
     rows, columns = _coordinates(height, width)
     share = (rows * np.sin(angle) + columns * np.cos(angle))[..., None] * 0.7 + 0.5
-    return first + share * (second - first)
+    return np.asarray(first + share * (second - first))
 
 
 def _noise(random: np.random.Generator, height: int, width: int) -> Picture:

@@ -48,16 +48,16 @@ class PreparedImages(nn.Module):
         if self.fit == "squish":
             return self.size
         if self.resize is not None:
-            shorter = torch.sym_min(height, width)
+            shorter = _least(height, width)
             tall, wide = height * self.resize // shorter, width * self.resize // shorter
         elif self.fit == "crop":
-            tall = torch.sym_max(to_tall, height * to_wide // width)
-            wide = torch.sym_max(to_wide, width * to_tall // height)
+            tall = _most(to_tall, height * to_wide // width)
+            wide = _most(to_wide, width * to_tall // height)
         else:
-            tall = torch.sym_max(1, torch.sym_min(to_tall, height * to_wide // width))
-            wide = torch.sym_max(1, torch.sym_min(to_wide, width * to_tall // height))
+            tall = _most(1, _least(to_tall, height * to_wide // width))
+            wide = _most(1, _least(to_wide, width * to_tall // height))
         # images of the right size stay as they are: 0 for them, 1 for others
-        other = torch.sym_min(1, _distance(height, to_tall) + _distance(width, to_wide))
+        other = _least(1, _distance(height, to_tall) + _distance(width, to_wide))
         return to_tall + other * (tall - to_tall), to_wide + other * (wide - to_wide)
 
     def _weights(self, side: Side, resized: Side, remaining: int) -> Tensor:
@@ -65,15 +65,16 @@ class PreparedImages(nn.Module):
 
         Pixels that remain are those in the middle; rows beyond the resized side are 0, hence black.
         """
-        scale = torch.sym_float(side) / torch.sym_float(resized)
-        first = _half(torch.sym_max(0, resized - remaining)) - _half(torch.sym_max(0, remaining - resized))
+        scale = side / resized
+        first = _half(_most(0, resized - remaining)) - _half(_most(0, remaining - resized))
         places = torch.arange(remaining) + first
         center = (places.float() + 0.5) * scale
         widened = torch.clamp(torch.ones(1) * scale, min=1)
         distance = (torch.arange(side).float() - center[:, None] + 0.5) / widened
         weights = self.filter(distance.abs())
         inside = ((places >= 0) & (places < resized)).float()
-        return weights / weights.sum(1, keepdim=True).clamp(min=1e-9) * inside[:, None]
+        weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-9)
+        return weights * inside[:, None]
 
 
 class WholeNetwork(nn.Module):
@@ -114,8 +115,16 @@ def _bicubic(distance: Tensor) -> Tensor:
     return torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(far)))
 
 
+def _least(a: Side, b: Side) -> Side:
+    return torch.sym_min(a, b)  # type: ignore[no-untyped-call]
+
+
+def _most(a: Side, b: Side) -> Side:
+    return torch.sym_max(a, b)  # type: ignore[no-untyped-call]
+
+
 def _distance(a: Side, b: int) -> Side:
-    return torch.sym_max(a - b, b - a)
+    return _most(a - b, b - a)
 
 
 def _half(number: Side) -> Side:
