@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ..errors import CheckpointError, UsageError
@@ -51,8 +51,8 @@ def write_safetensors(
 ) -> None:
     """Write a network's weights under this package's keys, and the metadata, as one file."""
     state = portable_state(network, torch.float16 if half else torch.float32)
-    save_file(state, path, metadata={"format": "pt", **metadata})
-    check_weights(network, _read(path), str(path))
+    _save(state, path, metadata)
+    check_weights(network, load(path.read_bytes()), str(path))
 
 
 def write_torchvision(
@@ -61,7 +61,7 @@ def write_torchvision(
     """Write a state dict with torchvision's keys, which are this package's."""
     state = _state(network, half)
     if path.suffix == ".safetensors":
-        save_file(state, path, metadata={"format": "pt", **metadata})
+        _save(state, path, metadata)
     else:
         torch.save(state, path)
     _check_by_importing(network, config, path, half)
@@ -74,7 +74,7 @@ def write_timm(
     state = _state(network, half)
     if parse_name(config.network).family == "vgg":
         state = dict(_as_timms_vgg(key, value) for key, value in state.items())
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt", **metadata})
+    _save(state, folder / WEIGHTS, metadata)
     values = describe(_of_channels(config).preprocessing)
     preprocessing, head = config.preprocessing, "fc" if isinstance(network, ResNet) else "head.fc"
     sizes = {"input_size": [3, *preprocessing.image_size], "fixed_input_size": False}
@@ -109,7 +109,7 @@ def write_transformers(
     """Write a folder for `ResNetForImageClassification.from_pretrained` and `AutoImageProcessor`."""
     assert isinstance(network, ResNet)
     state = {transformers_key(key): value for key, value in _state(network, half).items()}
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt", **metadata})
+    _save(state, folder / WEIGHTS, metadata)
     bottleneck = parse_name(config.network).bottleneck
     stages = [network.get_submodule(name) for name in network.stages]
     names = list(config.class_names)
@@ -205,10 +205,8 @@ def _state(network: Network, half: bool) -> State:
     return {**portable_state(network, torch.float16 if half else torch.float32), **counters}
 
 
-def _read(path: Path) -> State:
-    from safetensors.torch import load_file
-
-    return load_file(path)
+def _save(state: State, path: Path, metadata: Mapping[str, str]) -> None:
+    path.write_bytes(save(state, metadata={"format": "pt", **metadata}))
 
 
 def _check_by_importing(network: Network, config: ModelConfig, path: Path, half: bool) -> None:

@@ -73,8 +73,8 @@ class PreparedImages(nn.Module):
         distance = (torch.arange(side).float() - center[:, None] + 0.5) / widened
         weights = self.filter(distance.abs())
         inside = ((places >= 0) & (places < resized)).float()
-        weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-9)
-        return weights * inside[:, None]
+        total = weights.sum(1, keepdim=True).clamp(min=1e-9)
+        return torch.mul(weights / total, inside[:, None])
 
 
 class WholeNetwork(nn.Module):
