@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .evaluation.classification import Evaluation
     from .evaluation.compare import Comparison, compare
     from .evaluation.evaluate import evaluate
+    from .exporters.export import Exported, export
     from .inference.classifier import Classifier, Prediction
     from .inference.explain import Explanation, explain
     from .models.complexity import complexity
@@ -40,6 +41,7 @@ _WHERE = {
     "Evaluation": "evaluation.classification",
     **dict.fromkeys(("Comparison", "compare"), "evaluation.compare"),
     "evaluate": "evaluation.evaluate",
+    **dict.fromkeys(("Exported", "export"), "exporters.export"),
     **dict.fromkeys(("Classifier", "Prediction"), "inference.classifier"),
     **dict.fromkeys(("Explanation", "explain"), "inference.explain"),
     **dict.fromkeys(("Result", "resume", "train"), "training.experiment"),
@@ -59,6 +61,7 @@ __all__ = [
     "Dataset",
     "Evaluation",
     "Explanation",
+    "Exported",
     "ModelConfig",
     "PhotoDataset",
     "Photos",
@@ -73,6 +76,7 @@ __all__ = [
     "create_model",
     "evaluate",
     "explain",
+    "export",
     "get_recipe",
     "import_checkpoint",
     "list_models",
