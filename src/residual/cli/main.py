@@ -10,7 +10,7 @@ from .._version import __version__
 from ..errors import OutputError, ResidualError, UsageError
 from ..runtime.signals import Interrupted, stop_signals
 from ..runtime.streams import unfailing_streams
-from . import bench, data, evaluate, models, reproduce, train
+from . import bench, data, evaluate, models, reproduce, serve, train
 from .output import print_line
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="The networks of 'Deep Residual Learning for Image Recognition': train, evaluate, compare.",
 )
-for group in (train, evaluate, models, data, bench, reproduce):
+for group in (train, evaluate, models, data, bench, reproduce, serve):
     group.add_to(app)
 
 

@@ -26,14 +26,18 @@ def quiet() -> Iterator[None]:
         yield
 
 
+class TooManyPixelsError(ValueError):
+    """An image that is too large to be decoded."""
+
+
 def check_size(height: int, width: int) -> None:
     """Refuse an image before it is decoded.
 
     Raises:
-        ValueError: it has too many pixels.
+        TooManyPixelsError: it has too many pixels.
     """
     if height * width > MAX_PIXELS:
-        raise ValueError(_TOO_MANY)
+        raise TooManyPixelsError(_TOO_MANY)
 
 
 def decode_any(data: bytes) -> NDArray[np.uint8]:
@@ -76,7 +80,7 @@ def _open(file: BinaryIO) -> Image.Image:
     except UnidentifiedImageError:
         raise ValueError(f"it is none of {', '.join(FORMATS)}, or its header is corrupted") from None
     except Image.DecompressionBombError:
-        raise ValueError(_TOO_MANY) from None
+        raise TooManyPixelsError(_TOO_MANY) from None
     check_size(image.height, image.width)
     return image
 
