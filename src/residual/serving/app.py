@@ -1,7 +1,7 @@
 """The server's routes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -155,17 +155,14 @@ def _add_page(app: FastAPI) -> None:
     for path, (name, kind) in PAGE_FILES.items():
         file = PAGE / name
         if file.is_file():
-            app.add_route(path, _Static(file.read_bytes(), kind), include_in_schema=False)
+            app.add_route(path, _unchanging(file.read_bytes(), kind), include_in_schema=False)
 
 
-class _Static:
-    """A file of the page, kept in memory."""
+def _unchanging(content: bytes, kind: str) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(_: Request) -> Response:
+        return Response(content, media_type=kind)
 
-    def __init__(self, content: bytes, kind: str) -> None:
-        self.content, self.kind = content, kind
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await Response(self.content, media_type=self.kind)(scope, receive, send)
+    return answer
 
 
 def _top(request: Request, default: int) -> int:
@@ -214,14 +211,6 @@ def _answer(name: str, uploads: Sequence[Upload], job: Job) -> Response:
         elif outcome is not None:
             images.append({"path": upload.name, "error": outcome.detail})
             refusals.append(outcome)
-    answer: dict[str, Any] = {"model": name, "images": images}
-    if len(refusals) < len(images):
-        return JSONResponse(answer)
-    response = problem(refusals[0])
-    return JSONResponse(
-        {**answer, "detail": refusals[0].detail}, response.status_code, _retry(refusals[0].status)
-    )
-
-
-def _retry(status: int) -> dict[str, str] | None:
-    return {"Retry-After": "1"} if status == 503 else None
+    if len(refusals) == len(images):
+        return problem(refusals[0], model=name, images=images)
+    return JSONResponse({"model": name, "images": images})

@@ -34,7 +34,7 @@ class Item(NamedTuple):
     """An image that is decoded and waits."""
 
     job: Job
-    index: int
+    position: int
     pixels: Tensor
 
 
@@ -131,7 +131,7 @@ class Batcher:
             self._sizes.observe(len(wanted))
             found += zip(
                 (item.job for item in wanted),
-                (item.index for item in wanted),
+                (item.position for item in wanted),
                 self._outcomes(wanted),
                 strict=True,
             )
@@ -160,18 +160,17 @@ class Batcher:
     def _deliver(self, found: list[tuple[Job, int, Outcome | None]]) -> None:
         self.waiting -= len(found)
         for job, index, outcome in found:
-            kind = (
-                "cancelled"
-                if outcome is None
-                else "refused"
-                if isinstance(outcome, Refused)
-                else "classified"
-            )
-            self._counts[kind].inc()
+            self._counts[_kind(outcome)].inc()
             job.outcomes[index] = outcome
             job.left -= 1
             if not job.left and not job.done.done():
                 job.done.set_result(None)
+
+
+def _kind(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return "cancelled"
+    return "refused" if isinstance(outcome, Refused) else "classified"
 
 
 def _failed(error: Exception) -> Refused:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Collection
 from contextlib import suppress
+from typing import Any
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,8 +18,8 @@ logger = logging.getLogger(__name__)
 OPEN = frozenset({"/", "/style.css", "/page.js", "/health", "/ready"})  # without a token
 ALWAYS = frozenset({"/health", "/ready", "/metrics"})  # however many requests are in progress
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'"
+    "; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 SECURITY = [
     (b"content-security-policy", POLICY.encode()),
@@ -31,10 +32,10 @@ SECURITY = [
 LINGER_SECONDS, LINGER_BYTES = 2.0, 2**26  # of a refused body: a client still sending would miss the answer
 
 
-def problem(refused: Refused) -> JSONResponse:
-    """Return the answer to a refused request."""
+def problem(refused: Refused, **more: Any) -> JSONResponse:
+    """Return the answer to a refused request, with more values if there are any."""
     headers = {503: {"Retry-After": RETRY_AFTER}, 401: {"WWW-Authenticate": "Bearer"}}.get(refused.status)
-    return JSONResponse({"detail": refused.detail}, refused.status, headers)
+    return JSONResponse({**more, "detail": refused.detail}, refused.status, headers)
 
 
 class Guard:

@@ -10,21 +10,20 @@ class Metrics:
     """The metrics of one server."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        of_this = {"registry": self.registry}
+        self.registry = own = CollectorRegistry()
         self.requests = Counter(
-            "residual_requests", "Requests by path and status.", ("path", "status"), **of_this
+            "residual_requests", "Requests by path and status.", ("path", "status"), registry=own
         )
         self.seconds = Histogram(
-            "residual_request_seconds", "Time to answer.", ("path",), buckets=SECONDS, **of_this
+            "residual_request_seconds", "Time to answer.", ("path",), buckets=SECONDS, registry=own
         )
-        self.in_progress = Gauge("residual_requests_in_progress", "Requests in progress.", **of_this)
+        self.in_progress = Gauge("residual_requests_in_progress", "Requests in progress.", registry=own)
         self.images = Counter(
-            "residual_images", "Images by model and outcome.", ("model", "outcome"), **of_this
+            "residual_images", "Images by model and outcome.", ("model", "outcome"), registry=own
         )
-        self.waiting = Gauge("residual_images_waiting", "Images in the queue.", ("model",), **of_this)
+        self.waiting = Gauge("residual_images_waiting", "Images in the queue.", ("model",), registry=own)
         self.batch_size = Histogram(
-            "residual_batch_size", "Images that shared a batch.", ("model",), buckets=SIZES, **of_this
+            "residual_batch_size", "Images that shared a batch.", ("model",), buckets=SIZES, registry=own
         )
 
     def text(self) -> bytes:
