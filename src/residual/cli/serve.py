@@ -65,7 +65,7 @@ def serve(
     with bound:
         served, facts = _load(models, engine, calibration, device)
         from ..serving.app import create_app
-        from ..serving.server import run
+        from ..serving.server import create_server
 
         local = host in LOOPBACK
         if not local and token is None:
@@ -83,7 +83,9 @@ def serve(
         )
         shown = f"[{host}]" if ":" in host else host
         where = f"http://{shown}:{bound.getsockname()[1]}"
-        run(app, bound, limits, lambda: print_line(f"{', '.join(served)} at {where} (Ctrl-C stops)"))
+        names = ", ".join(served)
+        server = create_server(app, limits, lambda: print_line(f"{names} at {where} (Ctrl-C stops)"))
+        server.run(sockets=[bound])
 
 
 def _load(

@@ -24,7 +24,7 @@ KEEP_ALIVE = 30  # seconds
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind a socket; it refuses connections until `run`.
+    """Bind a socket; it refuses connections until a server runs on it.
 
     Raises:
         UsageError: the port is in use, or host or port are not possible here.
@@ -45,17 +45,13 @@ def listen(host: str, port: int) -> socket.socket:
     return bound
 
 
-def run(app: FastAPI, bound: socket.socket, limits: Limits, started: Callable[[], object]) -> None:
-    """Serve until a signal, then finish the requests that were accepted.
+def create_server(app: FastAPI, limits: Limits, started: Callable[[], object]) -> uvicorn.Server:
+    """Make a server; `run(sockets=[...])` serves until a signal, then finishes what was accepted.
 
     Args:
         app: from `create_app`.
-        bound: from `listen`.
         limits: those of the application.
         started: called when connections are accepted.
-
-    Raises:
-        Interrupted: a signal ended it.
     """
     config = uvicorn.Config(
         app,
@@ -69,9 +65,9 @@ def run(app: FastAPI, bound: socket.socket, limits: Limits, started: Callable[[]
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=int(limits.body_seconds + limits.answer_seconds) + 1,
-        h11_max_incomplete_event_size=4 * limits.header_bytes,  # the limit itself is that of `guarded`
+        h11_max_incomplete_event_size=2**20,  # so that the limit is that of `guarded`
     )
-    _Server(config, app, started).run(sockets=[bound])
+    return _Server(config, app, started)
 
 
 class _Server(uvicorn.Server):
@@ -90,14 +86,14 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def guarded(limits: Limits) -> type[asyncio.Protocol]:
+def guarded(limits: Limits, base: Any = HTTPProtocol) -> type[asyncio.Protocol]:
     """Return uvicorn's protocol with limits on headers, connections and on clients that do not read.
 
     uvicorn waits for headers and for a reading client without end, and with httptools takes headers of any
     size.
     """
 
-    class Guarded(HTTPProtocol):
+    class Guarded(base):  # type: ignore[misc]
         _timer: asyncio.TimerHandle | None = None
         _size = 0
 
