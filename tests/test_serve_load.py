@@ -167,9 +167,9 @@ def test_an_early_answer_reaches_a_client_that_still_sends(classifier):
 
 
 def test_bodies_together_are_bounded(engine):
-    limits = Limits(held_bytes=3000)
+    limits = Limits(held_bytes=1500)
     content = picture(height=32, width=32)
-    assert 1500 < len(content) < 3000
+    assert 750 < len(content) < 1500
     with serving(engine.classifier, limits) as running, ThreadPoolExecutor(1) as clients:
         engine.open.clear()
         first = clients.submit(running.predict, content)
@@ -217,15 +217,13 @@ def test_headers_are_bounded_in_size_and_time(classifier, protocol):
 
 
 @pytest.mark.parametrize("protocol", protocols())
-@pytest.mark.parametrize(
-    "sent", [b"\0\1\2\3\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01"]
-)
+@pytest.mark.parametrize("sent", [b"\0\1\2\3\r\n\r\n", b"\x16\x03\x01\x02\x00\x01"])
 def test_what_is_no_http_is_refused(classifier, protocol, sent):
     limits = Limits(header_seconds=0.3)
     with serving(classifier, limits, guarded(limits, protocol)) as running:
         with running.connect() as connection:
             connection.sendall(sent)
-            assert connection.recv(100).startswith((b"HTTP/1.1 400", b"HTTP/1.1 408", b"HTTP/1.1 505"))
+            assert connection.recv(100).startswith((b"HTTP/1.1 400", b"HTTP/1.1 408"))
         assert running.predict(picture()).status == 200
 
 
@@ -245,13 +243,15 @@ def running_connections(running):
         return None
 
 
-def test_a_reader_that_does_not_read_is_let_go(engine):
-    limits = Limits(answer_seconds=0.5, connections=2)
-    with serving(engine.classifier, limits) as running, running.connect() as connection:
+@pytest.mark.parametrize("protocol", protocols())
+def test_a_reader_that_does_not_read_is_let_go(classifier, protocol):
+    limits = Limits(answer_seconds=0.5)
+    made = guarded(limits, protocol)
+    with serving(classifier, limits, made) as running, running.connect() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         names = [("n" * 3000, b"")] * 90
         asked = request("POST", "/predict", form(names), content_type=FORM, connection="keep-alive")
         connection.settimeout(10)
-        with pytest.raises(OSError):  # noqa: PT011 - reset, broken pipe or aborted, by the system
-            while True:
-                connection.sendall(asked)
+        with pytest.raises(OSError) as gone:  # noqa: PT011 - reset, broken pipe or aborted, by the system
+            connection.sendall(asked * 1000)
+        assert not isinstance(gone.value, TimeoutError)

@@ -95,6 +95,7 @@ def guarded(limits: Limits, base: Any = HTTPProtocol) -> type[asyncio.Protocol]:
 
     class Guarded(base):  # type: ignore[misc]
         _timer: asyncio.TimerHandle | None = None
+        _stalled: asyncio.TimerHandle | None = None
         _size = 0
 
         def connection_made(self, transport: Any) -> None:
@@ -120,16 +121,18 @@ def guarded(limits: Limits, base: Any = HTTPProtocol) -> type[asyncio.Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._rest()
+            if self._stalled is not None:
+                self._stalled.cancel()
             super().connection_lost(exc)
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._rest()
-            self._timer = self.loop.call_later(limits.answer_seconds, self.transport.abort)
+            self._stalled = self.loop.call_later(limits.answer_seconds, self.transport.abort)
 
         def resume_writing(self) -> None:
             super().resume_writing()
-            self._rest()
+            if self._stalled is not None:
+                self._stalled.cancel()
 
         def _wait(self, seconds: float) -> None:
             self._timer = self.loop.call_later(seconds, self._refuse, 408, b"Request Timeout")
