@@ -21,6 +21,7 @@ except ImportError:
     from uvicorn.protocols.http.h11_impl import H11Protocol as HTTPProtocol  # type: ignore[assignment]
 
 KEEP_ALIVE = 30  # seconds
+IN_USE = (errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE))  # the second on Windows
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -29,6 +30,7 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         UsageError: the port is in use, or host or port are not possible here.
     """
+    bound = None
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind)
@@ -36,7 +38,9 @@ def listen(host: str, port: int) -> socket.socket:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except (OSError, OverflowError, UnicodeError) as error:
-        if getattr(error, "errno", None) in (errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", None)):
+        if bound is not None:
+            bound.close()
+        if getattr(error, "errno", None) in IN_USE:
             raise UsageError(
                 f"port {port} of {host} is in use: stop the program that uses it, or choose another by --port"
             ) from None
