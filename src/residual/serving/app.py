@@ -1,13 +1,14 @@
 """The server's routes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive
 
@@ -63,6 +64,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.router.route_class = _Direct
     app.state.service = service
     _add_predictions(app, service)
     _add_facts(app, service)
@@ -82,6 +84,14 @@ def create_app(
             CORSMiddleware, allow_origins=cors, allow_methods=["GET", "POST"], allow_headers=headers
         )
     return app
+
+
+class _Direct(APIRoute):
+    """Calls the endpoint with the request: FastAPI's own handler takes a tenth of the time of an image."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return endpoint
 
 
 def _add_predictions(app: FastAPI, service: Service) -> None:
@@ -122,31 +132,31 @@ def _add_facts(app: FastAPI, service: Service) -> None:
     limits = service.limits
 
     @app.get("/model", responses={200: {"model": schemas.ModelsAnswer}})
-    async def model() -> Response:
+    async def model(_: Request) -> Response:
         """Say which models there are, and what is known of them."""
         return JSONResponse(service.describe())
 
     @app.get("/limits", responses={200: {"model": schemas.LimitsAnswer}})
-    async def of_a_request() -> Response:
+    async def of_a_request(_: Request) -> Response:
         """Say what a request may have."""
         return JSONResponse(
             {"body_bytes": limits.body_bytes, "pixels": limits.pixels, "images": limits.images}
         )
 
     @app.get("/health", responses={200: {"model": schemas.State}})
-    async def health() -> Response:
+    async def health(_: Request) -> Response:
         """Say that the server runs."""
         return JSONResponse({"status": "ok"})
 
     @app.get("/ready", responses={200: {"model": schemas.State}, 503: {"model": schemas.Problem}})
-    async def ready() -> Response:
+    async def ready(_: Request) -> Response:
         """Say whether it answers without delay: not while it starts or stops."""
         if service.ready:
             return JSONResponse({"status": "ready"})
         return problem(Refused(503, "stopping" if service.stopping else "starting"))
 
     @app.get("/metrics")
-    async def metrics() -> Response:
+    async def metrics(_: Request) -> Response:
         """Return counters for Prometheus."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
