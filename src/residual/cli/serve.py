@@ -40,6 +40,9 @@ def serve(
     batch: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Images in a batch at most; default by size.")
     ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Threads that compute; by default all cores but one.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Threads that decode images.")] = 2,
     cors: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="Another origin whose pages may use it.")
@@ -63,7 +66,7 @@ def serve(
     )
     bound = listen(host, port)
     with bound:
-        served, facts = _load(models, engine, calibration, device)
+        served, facts = _load(models, engine, calibration, device, threads)
         from ..serving.app import create_app
         from ..serving.server import create_server
 
@@ -89,10 +92,12 @@ def serve(
 
 
 def _load(
-    models: list[str], engine: str, calibration: Path | None, device: str | None
+    models: list[str], engine: str, calibration: Path | None, device: str | None, threads: int | None
 ) -> tuple[dict[str, "Classifier"], dict[str, "ModelFacts"]]:
     """Load the models; each is named by what was given, or by the folder's name."""
     from typing import cast
+
+    import torch
 
     from ..inference.classifier import Classifier
     from ..runtime.device import prepare, resolve_device
@@ -100,6 +105,8 @@ def _load(
     from ..zoo.pretrained import find_model
 
     prepare(resolve_device(device if engine == "torch" else "cpu"))  # the process is the command's own
+    # one core is left to the event loop and the decoders, since OpenMP's threads wait for the slowest of them
+    torch.set_num_threads(threads or max(1, torch.get_num_threads() - 1))
     served: dict[str, Classifier] = {}
     facts: dict[str, ModelFacts] = {}
     for model in models:
