@@ -20,7 +20,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="The networks of 'Deep Residual Learning for Image Recognition': train, evaluate, compare.",
 )
-for group in (train, runs, evaluate, compare, predict, explain, export, serve, models, data, bench, reproduce):
+for group in (
+    train,
+    runs,
+    evaluate,
+    compare,
+    predict,
+    explain,
+    export,
+    serve,
+    models,
+    data,
+    bench,
+    reproduce,
+):
     group.add_to(app)
 
 
