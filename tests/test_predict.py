@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -198,6 +199,18 @@ def test_features_of_the_good_images_in_order(cli, model, folder, tmp_path, suff
     for answer, other in zip(with_features, classify(paths), strict=True):
         assert [p["class"] for p in answer] == [p.class_name for p in other]
         assert [p["probability"] for p in answer] == pytest.approx([p.probability for p in other], abs=1e-5)
+
+
+def test_an_interruption_leaves_no_half_written_file(cli, model, folder, tmp_path, monkeypatch):
+    def interrupt(*_):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(residual.Classifier, "best", interrupt)
+    files = ("--csv", tmp_path / "a.csv", "--features", tmp_path / "f.npy")
+    code, out, err = cli("predict", model, folder, *files)
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1] == "residual: interrupted"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
