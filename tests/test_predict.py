@@ -19,6 +19,7 @@ from residual.errors import DataError, UsageError
 from residual.inference.feature_files import feature_file
 from residual.inference.inputs import find_images
 from residual.inference.many import classify_files
+from residual.runtime.progress import Reporter
 from small_models import NAMES, small_model
 
 
@@ -317,6 +318,34 @@ def test_a_reader_that_leaves_ends_the_work_quietly(cli, model, folder, tmp_path
     code, _, _ = cli("predict", model, folder, folder / "notes.txt", *files)
     assert code == 3
     assert len(np.load(tmp_path / "f.npy")) == 4, "a file is written whole all the same"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_bar_leaves_output_that_goes_elsewhere_alone(monkeypatch):
+    output, terminal = io.StringIO(), Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setenv("TERM", "xterm")
+    with Reporter() as reporter, reporter.working("images", 5):
+        sys.stdout.write("an answer\n")
+    assert output.getvalue() == "an answer\n"
+    assert "0/5" in terminal.getvalue()
+
+
+def test_a_bar_on_the_terminal_takes_nothing_from_the_output(cli, model, folder, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    code, out, _ = cli("predict", model, folder, folder / "notes.txt", "--json")
+    assert code == 3
+    assert len(json.loads(out)) == 5
+    shown = terminal.getvalue()
+    assert "0/5" in shown
+    assert f"cannot decode {folder / 'notes.txt'}: " in shown
 
 
 def test_the_batches_do_not_wait_for_all_images(model, folder, monkeypatch):
