@@ -7,16 +7,12 @@ import json
 import os
 import signal
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import residual
-from odd_files import bad_files, encode, picture
-from residual.errors import DataError, UsageError
-from residual.inference.feature_files import feature_file
+from odd_files import bad_files, encode, picture, picture_folder
 from residual.inference.inputs import find_images
 from residual.inference.many import classify_files
 from residual.runtime.progress import Reporter
@@ -30,63 +26,17 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Pictures in three folders, with other files and hidden ones among them."""
-    root = tmp_path_factory.mktemp("predict") / "photos"
-    for number, name in enumerate(("b.jpg", "a.png", "deep/er/c.JPG", "deep/d.webp")):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kind = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[path.suffix[1:].lower()]
-        path.write_bytes(encode(picture(40, 50, number), kind))
-    (root / "notes.txt").write_text("no image")
-    (root / "image-without-suffix").write_bytes((root / "b.jpg").read_bytes())
-    (root / ".hidden.jpg").write_bytes((root / "b.jpg").read_bytes())
-    return root
+    return picture_folder(tmp_path_factory.mktemp("predict") / "photos")
 
 
-def found(*given, listed=None):
-    return list(find_images([str(name) for name in given], None if listed is None else io.BytesIO(listed)))
-
-
-def names_of(paths):
-    return [Path(path).name for path in paths]
+def found(*given):
+    return list(find_images([str(name) for name in given]))
 
 
 def read_csv(path):
     # names that are not UTF-8 keep their bytes
     with path.open(encoding="utf-8", errors=sys.getfilesystemencodeerrors(), newline="") as file:
         return list(csv.DictReader(file))
-
-
-def test_files_folders_patterns_and_lists(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    all_below = ["a.png", "b.jpg", "deep/d.webp", "deep/er/c.JPG"]
-    assert [os.path.relpath(path) for path in found(folder)] == [os.path.normpath(name) for name in all_below]
-    assert found("b.jpg", "a.png", "notes.txt", "missing") == ["b.jpg", "a.png", "notes.txt", "missing"]
-    assert found("*.jpg", "*.none") == ["b.jpg", "*.none"]
-    assert names_of(found("**/*.[jJw]*")) == ["b.jpg", "d.webp", "c.JPG"]
-    assert len(found("**")) == 6, "each file once, though folders match too"
-    assert names_of(found("dee*")) == ["d.webp", "c.JPG"]
-    lines = b"b.jpg\r\n\n" + os.fsencode(str(folder)) + b"\na b.jpg"
-    assert found("a.png", "-", listed=lines)[:2] == ["a.png", "b.jpg"]
-    assert len(found("-", listed=lines)) == 6
-    assert found("-", listed=b"a\nb.jpg\0c.jpg\0") == ["a\nb.jpg", "c.jpg"]
-
-
-def test_a_file_whose_name_is_a_pattern_is_that_file(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("[a].jpg", "a.jpg"):
-        (tmp_path / name).write_bytes(b"")
-    assert found("[a].jpg") == ["[a].jpg"]
-    assert found("[a].jp*") == ["a.jpg"]
-
-
-def test_nothing_to_classify_is_an_error(tmp_path):
-    for given in ([], ["-", "-"], ["-"]):
-        with pytest.raises(UsageError, match=r"which images|only once|is closed"):
-            found(*given)
-    for given, listed in (([tmp_path], None), (["-"], b"\n\n")):
-        with pytest.raises(DataError, match=r"there are no images in (/|.:|standard input)"):
-            found(*given, listed=listed)
 
 
 def test_one_image_is_a_table_and_several_are_lines(cli, model, folder):
@@ -211,39 +161,6 @@ def test_an_interruption_leaves_no_half_written_file(cli, model, folder, tmp_pat
     code, out, err = cli("predict", model, folder, *files)
     assert (code, out) == (130, "")
     assert err.splitlines()[-1] == "residual: interrupted"
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
-def test_feature_files_are_complete_or_not_there(tmp_path, suffix, monkeypatch):
-    path = tmp_path / f"f{suffix}"
-    if suffix == ".parquet":
-        pytest.importorskip("pyarrow")
-        monkeypatch.setattr("residual.inference.feature_files.ROWS", 3)
-    rows = torch.arange(70.0).reshape(10, 7)
-    with pytest.raises(RuntimeError), feature_file(path, 7) as file:
-        file.add("a", rows[0] + torch.ones(9))  # a fault in the middle
-    assert not list(tmp_path.iterdir())
-    with feature_file(path, 7) as file:  # of no image
-        pass
-    with feature_file(path, 7) as file:
-        for number, row in enumerate(rows):
-            file.add(f"{number}\udcff\n", row)
-    if suffix == ".npy":
-        assert np.array_equal(np.load(path), rows.numpy())
-        assert json.loads((tmp_path / "f.paths.json").read_text())[3] == "3\udcff\n"
-    else:
-        from pyarrow import parquet
-
-        table = parquet.read_table(path)
-        assert table["features"].to_pylist() == rows.tolist()
-        assert table["path"].to_pylist()[3] == "3\\udcff\n"
-
-
-def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UsageError, match=r"residual\[parquet\]"), feature_file(tmp_path / "f.parquet", 7):
-        pass
     assert not list(tmp_path.iterdir())
 
 
