@@ -47,6 +47,19 @@ def bad_files(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in sorted(contents)}
 
 
+def picture_folder(root: Path) -> Path:
+    """Write pictures into a folder and folders in it, with other files and hidden ones among them."""
+    for number, name in enumerate(("b.jpg", "a.png", "deep/er/c.JPG", "deep/d.webp")):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[path.suffix[1:].lower()]
+        path.write_bytes(encode(picture(40, 50, number), kind))
+    (root / "notes.txt").write_text("no image")
+    (root / "image-without-suffix").write_bytes((root / "b.jpg").read_bytes())
+    (root / ".hidden.jpg").write_bytes((root / "b.jpg").read_bytes())
+    return root
+
+
 def picture(height: int, width: int, seed: int = 0) -> Image.Image:
     """Draw coloured patches with a little noise, different at every place."""
     random = np.random.default_rng((seed, height, width))

@@ -16,6 +16,7 @@ from residual.errors import CheckpointError, UsageError
 from residual.evaluation.compare import Comparison
 from residual.evaluation.metrics import Z95
 from residual.evaluation.paired import difference_interval, mcnemar
+from residual.training.run_folder import Run
 from small_models import NAMES, small_model
 
 COUNTS = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(1, 200)).filter(
@@ -162,6 +163,27 @@ def test_each_model_is_right_where_its_own_classifier_is(models, photos, cli):
     assert out.splitlines()[-1] == found.conclusion
     code, out, _ = cli("compare", *models, "--data", photos, "--json")
     assert json.loads(out) == json.loads(json.dumps(found.as_dict()))
+
+
+def test_a_run_on_the_same_images_is_compared_on_its_own_test_set(photos, cli, tmp_path):
+    dataset = residual.load_folder(photos)
+    facts = {
+        **{"date": "2026-01-02", "command": "", "commit": None, "versions": {"torch": "2.9"}},
+        **{"hardware": {"device": "cpu", "threads": 1}, "data_dir": str(photos.resolve())},
+        "images_sha256": dataset.fingerprint,
+    }
+    recipe = residual.get_recipe("scratch", "resnet8")
+    runs = [Run.create(tmp_path / name, recipe, facts).path for name in "ab"]
+    for seed, run in enumerate(runs):
+        small_model(run / "model", seed=seed)
+    code, out, err = cli("compare", *runs, "--data", photos, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["images"] == len(dataset.test) < 60
+    run = Run.create(tmp_path / "c", recipe, {**facts, "reading": {"group": r"(.)\.png"}}).path
+    small_model(run / "model", seed=2)
+    code, _, err = cli("compare", runs[0], run, "--data", photos)
+    assert code == 0
+    assert "different test sets" in err
 
 
 def test_images_that_cannot_be_decoded_stop_it_or_count_for_neither(models, photos, cli):

@@ -1,23 +1,21 @@
 """`residual predict`: which images, in which form the answers come, and what happens to the bad ones."""
 
 import csv
+import errno
 import io
 import json
 import os
-import subprocess
+import signal
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import residual
-from odd_files import bad_files, encode, picture
-from residual.errors import DataError, UsageError
-from residual.inference.feature_files import feature_file
+from odd_files import bad_files, encode, picture, picture_folder
 from residual.inference.inputs import find_images
 from residual.inference.many import classify_files
+from residual.runtime.progress import Reporter
 from small_models import NAMES, small_model
 
 
@@ -28,63 +26,17 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Pictures in three folders, with other files and hidden ones among them."""
-    root = tmp_path_factory.mktemp("predict") / "photos"
-    for number, name in enumerate(("b.jpg", "a.png", "deep/er/c.JPG", "deep/d.webp")):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kind = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[path.suffix[1:].lower()]
-        path.write_bytes(encode(picture(40, 50, number), kind))
-    (root / "notes.txt").write_text("no image")
-    (root / "image-without-suffix").write_bytes((root / "b.jpg").read_bytes())
-    (root / ".hidden.jpg").write_bytes((root / "b.jpg").read_bytes())
-    return root
+    return picture_folder(tmp_path_factory.mktemp("predict") / "photos")
 
 
-def found(*given, listed=None):
-    return list(find_images([str(name) for name in given], None if listed is None else io.BytesIO(listed)))
-
-
-def names_of(paths):
-    return [Path(path).name for path in paths]
+def found(*given):
+    return list(find_images([str(name) for name in given]))
 
 
 def read_csv(path):
     # names that are not UTF-8 keep their bytes
     with path.open(encoding="utf-8", errors=sys.getfilesystemencodeerrors(), newline="") as file:
         return list(csv.DictReader(file))
-
-
-def test_files_folders_patterns_and_lists(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    all_below = ["a.png", "b.jpg", "deep/d.webp", "deep/er/c.JPG"]
-    assert [os.path.relpath(path) for path in found(folder)] == [os.path.normpath(name) for name in all_below]
-    assert found("b.jpg", "a.png", "notes.txt", "missing") == ["b.jpg", "a.png", "notes.txt", "missing"]
-    assert found("*.jpg", "*.none") == ["b.jpg", "*.none"]
-    assert names_of(found("**/*.[jJw]*")) == ["b.jpg", "d.webp", "c.JPG"]
-    assert len(found("**")) == 6, "each file once, though folders match too"
-    assert names_of(found("dee*")) == ["d.webp", "c.JPG"]
-    lines = b"b.jpg\r\n\n" + os.fsencode(str(folder)) + b"\na b.jpg"
-    assert found("a.png", "-", listed=lines)[:2] == ["a.png", "b.jpg"]
-    assert len(found("-", listed=lines)) == 6
-    assert found("-", listed=b"a\nb.jpg\0c.jpg\0") == ["a\nb.jpg", "c.jpg"]
-
-
-def test_a_file_whose_name_is_a_pattern_is_that_file(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("[a].jpg", "a.jpg"):
-        (tmp_path / name).write_bytes(b"")
-    assert found("[a].jpg") == ["[a].jpg"]
-    assert found("[a].jp*") == ["a.jpg"]
-
-
-def test_nothing_to_classify_is_an_error(tmp_path):
-    for given in ([], ["-", "-"], ["-"]):
-        with pytest.raises(UsageError, match=r"which images|only once|is closed"):
-            found(*given)
-    for given, listed in (([tmp_path], None), (["-"], b"\n\n")):
-        with pytest.raises(DataError, match=r"there are no images in (/|.:|standard input)"):
-            found(*given, listed=listed)
 
 
 def test_one_image_is_a_table_and_several_are_lines(cli, model, folder):
@@ -200,36 +152,15 @@ def test_features_of_the_good_images_in_order(cli, model, folder, tmp_path, suff
         assert [p["probability"] for p in answer] == pytest.approx([p.probability for p in other], abs=1e-5)
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
-def test_feature_files_are_complete_or_not_there(tmp_path, suffix, monkeypatch):
-    path = tmp_path / f"f{suffix}"
-    if suffix == ".parquet":
-        pytest.importorskip("pyarrow")
-        monkeypatch.setattr("residual.inference.feature_files.ROWS", 3)
-    rows = torch.arange(70.0).reshape(10, 7)
-    with pytest.raises(RuntimeError), feature_file(path, 7) as file:
-        file.add("a", rows[0] + torch.ones(9))  # a fault in the middle
-    assert not list(tmp_path.iterdir())
-    with feature_file(path, 7) as file:  # of no image
-        pass
-    with feature_file(path, 7) as file:
-        for number, row in enumerate(rows):
-            file.add(f"{number}\udcff\n", row)
-    if suffix == ".npy":
-        assert np.array_equal(np.load(path), rows.numpy())
-        assert json.loads((tmp_path / "f.paths.json").read_text())[3] == "3\udcff\n"
-    else:
-        from pyarrow import parquet
+def test_an_interruption_leaves_no_half_written_file(cli, model, folder, tmp_path, monkeypatch):
+    def interrupt(*_):
+        signal.raise_signal(signal.SIGINT)
 
-        table = parquet.read_table(path)
-        assert table["features"].to_pylist() == rows.tolist()
-        assert table["path"].to_pylist()[3] == "3\\udcff\n"
-
-
-def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UsageError, match=r"residual\[parquet\]"), feature_file(tmp_path / "f.parquet", 7):
-        pass
+    monkeypatch.setattr(residual.Classifier, "best", interrupt)
+    files = ("--csv", tmp_path / "a.csv", "--features", tmp_path / "f.npy")
+    code, out, err = cli("predict", model, folder, *files)
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1] == "residual: interrupted"
     assert not list(tmp_path.iterdir())
 
 
@@ -264,27 +195,74 @@ def test_names_of_any_bytes(cli, model, tmp_path, monkeypatch):
     assert "Größe 猫.png" in out
 
 
-def run(*arguments, **options):
-    command = [sys.executable, "-m", "residual", "predict", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, check=False, **options)
+def test_a_list_on_standard_input_and_a_terminal_that_shows_ascii(cli, model, folder, tmp_path, monkeypatch):
+    odd = tmp_path / "Größe 猫.png"
+    odd.write_bytes((folder / "a.png").read_bytes())
+    listed = b"\n".join(os.fsencode(path) for path in (*found(folder), odd))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed)))
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii", write_through=True))
+    code, _, err = cli("predict", model, "-", "--top", 1)
+    assert code == 0, err
+    lines = written.getvalue().decode("ascii").splitlines()
+    assert len(lines) == 5
+    assert lines[-1].startswith(f"{tmp_path}{os.sep}Gr\\xf6\\xdfe \\u732b.png: ")
 
 
-def test_a_list_on_standard_input_and_answers_in_ascii(model, folder):
-    listed = b"\n".join(os.fsencode(path) for path in found(folder))
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = run(model, "-", "--top", 1, input=listed, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 4
+class Pipe(io.StringIO):
+    """Standard output whose reader leaves after so many lines."""
+
+    def __init__(self, lines):
+        super().__init__()
+        self.lines = lines
+
+    def write(self, text):
+        if self.getvalue().count("\n") >= self.lines:
+            raise BrokenPipeError(errno.EPIPE, "the reader is gone")
+        return super().write(text)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="a shell of POSIX")
-def test_a_reader_that_leaves_ends_the_work_quietly(model, folder):
-    command = f"{sys.executable} -m residual predict {model} {folder} {folder}/* --top 1 | head -1"
-    command += "; echo ${PIPESTATUS[0]}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[0].startswith(str(folder / "a.png"))
-    assert done.stdout.splitlines()[1] in ("0", "3")
-    assert "Traceback" not in done.stderr
+def test_a_reader_that_leaves_ends_the_work_quietly(cli, model, folder, tmp_path, monkeypatch):
+    batches, best = [], residual.Classifier.best
+    monkeypatch.setattr(residual.Classifier, "best", lambda *given: batches.append(1) or best(*given))
+    monkeypatch.setattr(residual.Classifier, "images_at_once", 1)
+    monkeypatch.setattr(sys, "stdout", Pipe(2))
+    code, _, err = cli("predict", model, folder, folder / "notes.txt", "--top", 1)
+    assert (code, len(err.splitlines())) == (0, 1)
+    assert len(batches) == 3
+    monkeypatch.setattr(sys, "stdout", Pipe(2))
+    files = ("--features", tmp_path / "f.npy")
+    code, _, _ = cli("predict", model, folder, folder / "notes.txt", *files)
+    assert code == 3
+    assert len(np.load(tmp_path / "f.npy")) == 4, "a file is written whole all the same"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_bar_leaves_output_that_goes_elsewhere_alone(monkeypatch):
+    output, terminal = io.StringIO(), Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setenv("TERM", "xterm")
+    with Reporter() as reporter, reporter.working("images", 5):
+        sys.stdout.write("an answer\n")
+    assert output.getvalue() == "an answer\n"
+    assert "0/5" in terminal.getvalue()
+
+
+def test_a_bar_on_the_terminal_takes_nothing_from_the_output(cli, model, folder, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    code, out, _ = cli("predict", model, folder, folder / "notes.txt", "--json")
+    assert code == 3
+    assert len(json.loads(out)) == 5
+    shown = terminal.getvalue()
+    assert "0/5" in shown
+    assert f"cannot decode {folder / 'notes.txt'}: " in shown
 
 
 def test_the_batches_do_not_wait_for_all_images(model, folder, monkeypatch):

@@ -1,13 +1,17 @@
 """The command `compare`: two models on the same images, and whether they differ."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..data.names import is_folder
 from ..recipes.schema import DATASETS
 from .evaluate import own_test_set, print_notes
-from .output import DataDir, Device, Json, print_json, print_line
+from .output import DataDir, Device, Json, print_json, print_line, print_note
+
+if TYPE_CHECKING:
+    from ..data.photos import Photos
 
 
 def add_to(program: typer.Typer) -> None:
@@ -44,10 +48,7 @@ def compare(
     from ..evaluation import compare as comparison
     from ..runtime.device import prepare, resolve_device
 
-    own = None
-    if data is not None and is_folder(data):
-        sets = (own_test_set(folder, data, on_bad_image) for folder in folders)
-        own = next((found for found in sets if found is not None), None)
+    own = None if data is None or not is_folder(data) else _own_test_set(folders, data, on_bad_image)
     prepare(resolve_device(device))  # the process is the command's own
     found = comparison.compare(
         first,
@@ -73,3 +74,15 @@ def compare(
     print_line(f"{'images':{width}}  {found.images:,}: {wrong}")
     print_notes(found)
     print_line(found.conclusion)
+
+
+def _own_test_set(folders: list[Path], data: str, on_bad_image: str) -> "Photos | None":
+    """Return the test set that was split off the images of either run, if the data are these images."""
+    sets = [own_test_set(folder, data, on_bad_image) for folder in folders]
+    own = [found for found in sets if found is not None]
+    if len(own) == 2 and own[0].fingerprint != own[1].fingerprint:
+        print_note(
+            "the two runs have different test sets: the images are those of the first, and the second may "
+            "have been trained on some of them"
+        )
+    return own[0] if own else None

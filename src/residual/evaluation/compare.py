@@ -203,7 +203,7 @@ class _Best(Recorder):
 def _in_memory(network: Network, dataset: Dataset, device: torch.device, reporter: Reporter) -> _Answers:
     config, test = network.config, dataset.test
     check_compatible(dataset, config)
-    ready = optimize_for_inference(on_device(network, device))  # type: ignore[arg-type]
+    ready = optimize_for_inference(on_device(network, device).eval())  # type: ignore[arg-type]
     preprocessing, hits = config.preprocessing.to(device), list[bool]()
     with reporter.working("test set", len(test)) as progress:
         for start in range(0, len(test), BATCH_SIZE):
