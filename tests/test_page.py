@@ -142,8 +142,11 @@ def shown(page):
 
 
 def expected(classify, content):
-    found = classify(content, top=5)
-    return [(name, f"{100 * chance:.1f} %" if chance >= 0.001 else "< 0.1 %") for name, chance in found]
+    shares = {found.class_name: found.probability for found in classify(content, top=5)}
+    return [
+        (name, f"{100 * share:.1f}\u00a0%" if share >= 0.001 else "<\u00a00.1\u00a0%")
+        for name, share in shares.items()
+    ]
 
 
 def heat(page):
