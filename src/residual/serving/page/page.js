@@ -6,7 +6,7 @@ const STOPS = [[0, 70, 130, 240], [0.35, 40, 220, 190], [0.6, 235, 220, 60], [0.
 const RAMP = Array.from({ length: 256 }, (_, value) => ramp(value));
 
 const at = (id) => document.getElementById(id);
-const percent = (share) => (share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`);
+const percent = (share) => (share < 0.001 ? "<\u00a00.1\u00a0%" : `${(100 * share).toFixed(1)}\u00a0%`);
 const count = (number) => number.toLocaleString("en");
 
 let started; // a promise: models and limits are known, or the page has said why not
