@@ -69,8 +69,9 @@ def logits(network, images):
         return network(images)
 
 
-@pytest.mark.parametrize("format", RUNNERS)
-@pytest.mark.parametrize("name", ["resnet8", "resnet11_bottleneck"])
+@pytest.mark.parametrize(
+    ("format", "name"), [*((format, "resnet8") for format in RUNNERS), ("onnx", "resnet11_bottleneck")]
+)
 def test_engines_give_the_originals_logits_for_any_batch_and_size(format, name, tmp_path):
     needs(format)
     network, output = made(name), tmp_path / f"network{SUFFIX[format]}"
@@ -85,6 +86,7 @@ def test_engines_give_the_originals_logits_for_any_batch_and_size(format, name, 
     assert list(tmp_path.iterdir()) == [output], "nothing else is left"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "torch-export"])
 def test_vgg_of_small_images(format, tmp_path, monkeypatch):
     monkeypatch.setattr(vgg, "HIDDEN", 16)
@@ -226,7 +228,12 @@ def test_int8_that_agrees_too_rarely_is_refused(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-IMAGENET = [("resnet18", None), ("resnet50", "v1.5"), ("vgg19", None)]
+SLOW = pytest.mark.slow
+IMAGENET = [
+    ("resnet18", None),
+    pytest.param("resnet50", "v1.5", marks=SLOW),
+    pytest.param("vgg19", None, marks=SLOW),
+]
 
 
 @pytest.mark.parametrize("format", ["torchvision", "timm", "transformers"])
@@ -252,7 +259,14 @@ def test_other_libraries_files_are_imported_as_the_same_network(format, name, va
         torch.testing.assert_close(theirs.normalization.mean, ours.normalization.mean)
 
 
-@pytest.mark.parametrize(("name", "variant"), [("resnet18", None), ("resnet50", "v1"), ("resnet50", "v1.5")])
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        ("resnet50", "v1"),
+        pytest.param("resnet50", "v1.5", marks=SLOW),
+        pytest.param("resnet18", None, marks=SLOW),
+    ],
+)
 def test_transformers_loads_the_folder_and_gives_the_same_logits(name, variant, tmp_path):
     library = pytest.importorskip("transformers")
     network = made(name, (64, 64), variant=variant, resize=72)
@@ -267,6 +281,7 @@ def test_transformers_loads_the_folder_and_gives_the_same_logits(name, variant, 
     torch.testing.assert_close(logits(theirs.eval(), images).logits, logits(network, images))
 
 
+@pytest.mark.slow
 def test_timms_vgg_is_stored_as_convolutions(tmp_path, monkeypatch):
     monkeypatch.setattr(vgg, "HIDDEN", 16)
     residual.export(made("vgg19_bn", (64, 64)), "timm", tmp_path / "model")

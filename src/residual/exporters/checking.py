@@ -13,7 +13,7 @@ from .material import Material
 BATCHES = (1, 7, 64)
 PIXELS_AT_ONCE = 32 * 224 * 224  # of a batch: bounds the memory for feature maps
 FEW = 3  # batches of a size, for those but the largest
-SURE = 0.5  # probability; what a network names with less on a drawn image is chance
+SURE = 0.6  # probability; below it the rounding of 8 bits decides between classes on drawn images
 ENOUGH = 50  # drawn images on which it is surer
 
 Map = Callable[[Tensor], Tensor]
