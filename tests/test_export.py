@@ -220,9 +220,8 @@ def test_a_wrong_export_is_refused_and_leaves_nothing(wrong, tmp_path, monkeypat
 
 
 def test_int8_that_agrees_too_rarely_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        export, "quantize", lambda network, images, path: onnx.export_onnx(made(), images, path)
-    )
+    other = residual.create_model("resnet20")
+    monkeypatch.setattr(export, "quantize", lambda _, images, path: onnx.export_onnx(other, images, path))
     with pytest.raises(CheckpointError, match="at least 98 %"):
         residual.export(residual.create_model("resnet20", pretrained=True), "onnx", tmp_path / "a", int8=True)
     assert not list(tmp_path.iterdir())
