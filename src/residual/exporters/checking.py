@@ -13,7 +13,7 @@ from .material import Material
 BATCHES = (1, 7, 64)
 PIXELS_AT_ONCE = 32 * 224 * 224  # of a batch: bounds the memory for feature maps
 FEW = 3  # batches of a size, for those but the largest
-SURE = 0.5  # probability; what a network names with less on a drawn image is chance
+SURE = 0.6  # probability; below it the rounding of 8 bits decides between classes on drawn images
 ENOUGH = 50  # drawn images on which it is surer
 
 Map = Callable[[Tensor], Tensor]
@@ -83,9 +83,10 @@ def compare(
         outputs = max(outputs, float(expected.abs().max()))
         only_sure = material.drawn and bounds.agreement < 1
         checks.append(_check(label, expected, found, reference.sure(expected) if only_sure else None))
+    hint = "; give images of the data by --data-dir" if material.drawn and bounds is INT8 else ""
     if with_preprocessing:
         bounds = Bounds(None if bounds.difference is None else PREPARED, bounds.agreement)
-    _refuse(checks, bounds, 1.0 if with_preprocessing else outputs)
+    _refuse(checks, bounds, 1.0 if with_preprocessing else outputs, hint)
     return tuple(checks)
 
 
@@ -139,7 +140,7 @@ def _check(label: str, expected: Tensor, found: Tensor, sure: Tensor | None) -> 
     return Check(label, len(same), difference, float(same.mean()), float(counted.mean()))
 
 
-def _refuse(checks: list[Check], bounds: Bounds, outputs: float) -> None:
+def _refuse(checks: list[Check], bounds: Bounds, outputs: float, hint: str) -> None:
     """Judge all comparisons; agreement by the one on most images.
 
     Raises:
@@ -155,5 +156,5 @@ def _refuse(checks: list[Check], bounds: Bounds, outputs: float) -> None:
         raise CheckpointError(
             f"the exported network gives other answers than the original: largest difference {difference:.2g}"
             f"{limit}, the same top-1 on {100 * agreement:.1f} %, at least {100 * bounds.agreement:.0f} % "
-            "(nothing is written)"
+            f"(nothing is written){hint}"
         )
