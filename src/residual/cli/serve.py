@@ -54,6 +54,8 @@ def serve(
 ) -> None:
     """Serve models over HTTP: a page at /, POST /predict, POST /explain, GET /model."""
     _require_libraries()
+    if token is not None and not token.strip():
+        raise UsageError("--token is empty")
     from ..serving.limits import Limits
     from ..serving.server import listen
 
