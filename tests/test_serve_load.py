@@ -1,6 +1,7 @@
 """The server under load and under clients that mean no good: batches, queue, limits of time and size."""
 
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -119,6 +120,16 @@ def test_an_image_whose_client_is_gone_is_not_computed(engine):
         assert running.predict(picture(2)).status == 200
         assert running.metric('residual_images_total{model="net",outcome="cancelled"}') == 1
     assert engine.sizes == [1, 1]
+
+
+def test_a_stop_finishes_what_waits(engine):
+    with ThreadPoolExecutor(3) as clients:
+        with serving(engine.classifier) as running:
+            engine.open.clear()
+            taken = [clients.submit(running.predict, picture(seed)) for seed in range(3)]
+            until(lambda: running.service.batchers["net"].waiting == 3)
+            threading.Timer(0.3, engine.open.set).start()  # while it stops
+        assert [future.result(20).status for future in taken] == [200] * 3
 
 
 def test_an_answer_that_takes_too_long_is_given_up(engine):

@@ -79,6 +79,7 @@ def test_a_port_in_use_is_one_line(cli):
         (("resnet20", "--engine", "fortran"), 2, "unknown engine 'fortran'"),
         (("resnet20", "--engine", "int8"), 2, "calibrate"),
         (("resnet20", "--batch", "0"), 2, "--batch"),
+        (("resnet20", "--token", " "), 2, "--token is empty"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(cli, arguments, code, reason):

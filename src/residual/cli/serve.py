@@ -54,6 +54,8 @@ def serve(
 ) -> None:
     """Serve models over HTTP: a page at /, POST /predict, POST /explain, GET /model."""
     _require_libraries()
+    if token is not None and not token.strip():
+        raise UsageError("--token is empty")
     from ..serving.limits import Limits
     from ..serving.server import listen
 
@@ -100,11 +102,11 @@ def _load(
     import torch
 
     from ..inference.classifier import Classifier
-    from ..runtime.device import prepare, resolve_device
+    from ..runtime.device import flush_denormals
     from ..zoo.facts import model_facts
     from ..zoo.pretrained import find_model
 
-    prepare(resolve_device(device if engine == "torch" else "cpu"))  # the process is the command's own
+    flush_denormals()  # and no more of `prepare`: memory goes back to the system after a large image
     # one core is left to the event loop and the decoders, since OpenMP's threads wait for the slowest of them
     torch.set_num_threads(threads or max(1, torch.get_num_threads() - 1))
     served: dict[str, Classifier] = {}

@@ -70,7 +70,10 @@ def decode_any(data: bytes) -> NDArray[np.uint8]:
         Exception: it is no image, or a corrupted one; of whatever class Pillow's decoders raise.
     """
     with quiet():
-        return _upright_rgb(_open(io.BytesIO(data)))
+        image = _open(io.BytesIO(data))
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)  # each copy of a large image takes 4 bytes a pixel
+        return np.array(_to_rgb(image, image.format))
 
 
 def decode_image(image: Image.Image) -> NDArray[np.uint8]:
@@ -81,7 +84,8 @@ def decode_image(image: Image.Image) -> NDArray[np.uint8]:
     """
     with quiet():
         check_size(image.height, image.width)
-        return _upright_rgb(image)
+        image.load()
+        return np.array(_to_rgb(ImageOps.exif_transpose(image), image.format))
 
 
 def size_of_any(file: BinaryIO) -> tuple[int, int]:
@@ -108,11 +112,6 @@ def _open(file: BinaryIO) -> Image.Image:
     return image
 
 
-def _upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    image.load()
-    return np.array(_to_rgb(ImageOps.exif_transpose(image), image.format))
-
-
 def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
     """Convert any mode of Pillow's."""
     if image.mode.startswith(("I", "F")):
@@ -121,7 +120,7 @@ def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
         above = image.convert("RGBA")
         white = Image.new("RGBA", above.size, "white")
         return Image.alpha_composite(white, above).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _eight_bits(values: NDArray[Any], mode: str, file_format: str | None) -> NDArray[np.uint8]:

@@ -27,14 +27,12 @@ def load(classifier: Classifier, content: bytes, limits: Limits) -> Tensor:
     """
     if not content:
         raise Refused(422, "the image is empty: it has 0 bytes")
-    if not (content.startswith(_BEGINNINGS) or (content[:4] == b"RIFF" and content[8:12] == b"WEBP")):
-        raise Refused(415, "it is no image of a known format: send JPEG, PNG, GIF, WebP, BMP, TIFF or PNM")
     try:
         height, width = _size(content)
     except TooManyPixelsError as error:
         raise Refused(413, str(error)) from None
     except Exception as error:  # of any class, where the header is corrupted
-        raise Refused(422, f"the image is damaged: {_line(error)}") from None
+        raise _refused(content, error) from None
     if height * width > limits.pixels:
         raise Refused(413, f"it has {height:,} x {width:,} pixels, more than {limits.pixels:,}")
     try:
@@ -50,5 +48,7 @@ def _size(content: bytes) -> tuple[int, int]:
     return size_of_any(BytesIO(content)) if header is None else (header.height, header.width)
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _refused(content: bytes, error: Exception) -> Refused:
+    if content.startswith(_BEGINNINGS) or (content[:4] == b"RIFF" and content[8:12] == b"WEBP"):
+        return Refused(422, f"the image is damaged: {' '.join(str(error).split()) or type(error).__name__}")
+    return Refused(415, "it is no image of a known format: send JPEG, PNG, GIF, WebP, BMP, TIFF or PNM")
