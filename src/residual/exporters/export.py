@@ -113,10 +113,6 @@ def export(
     _check_output(format, output)
     network, licence = _load(model)
     config: ModelConfig = network.config
-    if config.in_channels != 3:
-        raise UsageError(
-            f"only networks of RGB images are exported: this one takes {config.in_channels} channels"
-        )
     metadata = metadata_of(config, licence, with_preprocessing)
     job = _Job(network, config, format, metadata, int8, half, with_preprocessing)
     with torch.no_grad(), _staged(output, format in FOLDERS) as staged:
@@ -135,15 +131,27 @@ def export(
 
 
 def _load(model: str | Path | Network) -> tuple[Network, str | None]:
-    """Load the network and tell its licence."""
-    if not isinstance(model, Network):
+    """Load the network and tell its licence.
+
+    Raises:
+        CheckpointError: it has no config.
+        UsageError: its images are not RGB.
+    """
+    licence = None
+    if isinstance(model, Network):
+        network = copy.deepcopy(model).cpu().eval()
+    else:
         folder = find_model(model)
-        return load_model(folder), model_facts(folder).licence
-    if model.config is None:
+        network, licence = load_model(folder), model_facts(folder).licence
+    if network.config is None:
         raise CheckpointError(
             "this network is not from a model folder, so its classes and preprocessing are not known"
         )
-    return copy.deepcopy(model).cpu().eval(), None
+    if network.config.in_channels != 3:
+        raise UsageError(
+            f"only networks of RGB images are exported: this one takes {network.config.in_channels} channels"
+        )
+    return network, licence
 
 
 def _check_output(format: str, output: Path) -> None:
