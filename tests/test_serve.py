@@ -5,12 +5,9 @@ import io
 import json
 import struct
 import sys
-import threading
 import types
-import warnings
 import zipfile
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -21,7 +18,6 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
 import residual
-from residual.data.pillow import quiet
 from residual.errors import UsageError
 from residual.inference.classifier import Prediction
 from residual.serving.limits import Limits
@@ -289,18 +285,3 @@ def test_a_connection_is_used_again(running):
             assert found.status == 200
             assert "connection" not in found.headers
             assert json.loads(found.body)["images"]
-
-
-def test_images_are_decoded_at_the_same_time_and_warnings_come_back():
-    inside, filters = threading.Barrier(2, timeout=20), list(warnings.filters)
-
-    def enter():
-        with quiet():
-            inside.wait()  # both are inside
-            warnings.warn("nobody sees this", stacklevel=1)
-            inside.wait()
-
-    with ThreadPoolExecutor(2) as pool:
-        for future in (pool.submit(enter), pool.submit(enter)):
-            future.result(30)
-    assert warnings.filters == filters

@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
 import residual
+from residual.data.pillow import quiet
 from residual.serving.limits import Limits
 from residual.serving.server import guarded
 from serving import FORM, Engine, answer, form, picture, request, serving
@@ -266,3 +268,18 @@ def test_a_reader_that_does_not_read_is_let_go(classifier, protocol):
         with pytest.raises(OSError) as gone:  # noqa: PT011 - reset, broken pipe or aborted, by the system
             connection.sendall(asked * 1000)
         assert not isinstance(gone.value, TimeoutError)
+
+
+def test_images_are_decoded_at_the_same_time_and_warnings_come_back():
+    inside, filters = threading.Barrier(2, timeout=20), list(warnings.filters)
+
+    def enter():
+        with quiet():
+            inside.wait()  # both are inside
+            warnings.warn("nobody sees this", stacklevel=1)
+            inside.wait()
+
+    with ThreadPoolExecutor(2) as pool:
+        for future in (pool.submit(enter), pool.submit(enter)):
+            future.result(30)
+    assert warnings.filters == filters
