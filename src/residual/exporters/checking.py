@@ -13,8 +13,6 @@ from .material import Material
 BATCHES = (1, 7, 64)
 PIXELS_AT_ONCE = 32 * 224 * 224  # of a batch: bounds the memory for feature maps
 FEW = 3  # batches of a size, for those but the largest
-SURE = 0.6  # probability; below it the rounding of 8 bits decides between classes on drawn images
-ENOUGH = 50  # drawn images on which it is surer
 
 Map = Callable[[Tensor], Tensor]
 
@@ -34,9 +32,8 @@ class Bounds:
 FLOAT32 = Bounds(1e-3, 1.0)
 HALF = Bounds(2e-2, 0.98)
 INT8 = Bounds(None, 0.98)
-PREPARED = (
-    0.02  # of probabilities, where the preprocessing is inside: one pixel in a thousand rounds otherwise
-)
+# of probabilities, where the preprocessing is inside: one pixel in a thousand rounds the other way
+PREPARED = 0.02
 
 
 @dataclass(frozen=True)
@@ -44,14 +41,13 @@ class Check:
     """A comparison: on which batches, of how many images, and what it showed.
 
     `largest_difference` is that of logits, or of probabilities where the file gives these; `agreement` is the
-    share of images with the same top-1, `sure` the same among those that count: see `compare`.
+    share of images with the same top-1.
     """
 
     batches: str
     images: int
     largest_difference: float
     agreement: float
-    sure: float
 
 
 def compare(
@@ -67,9 +63,6 @@ def compare(
 ) -> tuple[Check, ...]:
     """Run both on the same images, in batches of several sizes, and refuse a file that gives another answer.
 
-    Below full agreement, drawn images count only where the original gives its class a probability over
-    `SURE`: elsewhere classes are as good as tied, and rounding decides.
-
     Raises:
         CheckpointError: it does; the message has the figures.
     """
@@ -81,9 +74,9 @@ def compare(
             [exported(batch if with_preprocessing else reference.normalised(batch)) for batch in batches]
         )
         outputs = max(outputs, float(expected.abs().max()))
-        only_sure = material.drawn and bounds.agreement < 1
-        checks.append(_check(label, expected, found, reference.sure(expected) if only_sure else None))
-    hint = "; give images of the data by --data-dir" if material.drawn and bounds is INT8 else ""
+        checks.append(_check(label, expected, found))
+    hint = "; drawn images are no measure of it: give images of the data by --data-dir"
+    hint = hint if material.drawn and bounds is INT8 else ""
     if with_preprocessing:
         bounds = Bounds(None if bounds.difference is None else PREPARED, bounds.agreement)
     _refuse(checks, bounds, 1.0 if with_preprocessing else outputs, hint)
@@ -107,11 +100,6 @@ class _Reference:
         logits: Tensor = self.network(self.normalised(pixels))
         return (logits.double() / self.temperature).softmax(1).float() if self.probabilities else logits
 
-    def sure(self, outputs: Tensor) -> Tensor:
-        """Tell on which images the network is sure of its class."""
-        found = outputs if self.probabilities else (outputs / self.temperature).softmax(1)
-        return found.amax(1) > SURE
-
 
 def _batches(
     material: Material, largest: int, with_preprocessing: bool
@@ -128,16 +116,15 @@ def _batches(
         yield "of other sizes", list(material.of_any_size)
 
 
-def _check(label: str, expected: Tensor, found: Tensor, sure: Tensor | None) -> Check:
+def _check(label: str, expected: Tensor, found: Tensor) -> Check:
     if found.shape != expected.shape or not found.isfinite().all():
         raise CheckpointError(
             f"the exported network gives {list(found.shape)} values, not all finite or not the original's "
             f"{list(expected.shape)}: nothing is written"
         )
     same = (found.argmax(1) == expected.argmax(1)).double()
-    counted = same if sure is None or sure.sum() < min(ENOUGH, len(same)) else same[sure]
     difference = float((found - expected).abs().max())
-    return Check(label, len(same), difference, float(same.mean()), float(counted.mean()))
+    return Check(label, len(same), difference, float(same.mean()))
 
 
 def _refuse(checks: list[Check], bounds: Bounds, outputs: float, hint: str) -> None:
@@ -149,7 +136,7 @@ def _refuse(checks: list[Check], bounds: Bounds, outputs: float, hint: str) -> N
     difference = max(check.largest_difference for check in checks)
     most = max(check.images for check in checks)
     judged = [check for check in checks if bounds.agreement == 1 or check.images == most]
-    agreement = min(check.sure for check in judged)
+    agreement = min(check.agreement for check in judged)
     allowed = float("inf") if bounds.difference is None else bounds.difference * outputs
     if difference > allowed or agreement < bounds.agreement:
         limit = f", at most {allowed:.2g}" if bounds.difference is not None else ""

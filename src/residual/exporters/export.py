@@ -242,10 +242,6 @@ def _compare(
 
 def _notes(job: _Job, material: Material) -> tuple[str, ...]:
     lines = [f"compared on {material.compared_on}"]
-    if material.drawn and job.bounds.agreement < 1:
-        lines.append(
-            f"agreement is judged on drawn images whose class the original gives over {checking.SURE:.0%}"
-        )
     if job.int8:
         lines.append(f"INT8 calibrated on {material.calibrated_on}")
     if job.format == "executorch":

@@ -11,9 +11,11 @@ from ..data.any_image import pixels_of
 from ..data.dataset import Dataset
 from ..data.decode import BadImageError
 from ..data.folder import load_photos
+from ..data.layouts import test_folder
 from ..data.load import load_dataset
 from ..data.photos import Photos
 from ..data.preprocessing import Preprocessing
+from ..data.scan import scan
 from ..errors import DataError
 from ..zoo.model_folder import ModelConfig
 from .calibration import calibration_photos
@@ -56,7 +58,30 @@ def find_material(config: ModelConfig, data_dir: Path | None) -> Material:
         return _drawn(preprocessing, count)
     if _is_there(config.data, data_dir):
         return _of_dataset(load_dataset(config.data, data_dir), preprocessing, count)
-    return _of_photos(load_photos(data_dir), preprocessing, count)
+    return _of_photos(_photographs(data_dir), preprocessing, count)
+
+
+def calibration_images(config: ModelConfig, data_dir: Path) -> Tensor:
+    """Return normalised images [N, 3, *image_size] that calibrate INT8, from where `find_material` looks.
+
+    Raises:
+        DataError: the folder has no images.
+    """
+    if _is_there(config.data, data_dir):
+        return _normalised_training(load_dataset(config.data, data_dir), config.preprocessing)
+    return calibration_photos(_photographs(data_dir), config.preprocessing)[0]
+
+
+def _photographs(path: Path) -> Photos:
+    """Return the photographs of a folder, of its test set where it has one; their classes play no part."""
+    if not path.is_dir():
+        return load_photos(path)
+    part = test_folder(path)
+    root = path / part if part else path
+    files = scan(root).paths
+    if not len(files):
+        raise DataError(f"{root} holds no image")
+    return Photos(root, files, torch.zeros(len(files), dtype=torch.int64), ("",), "skip")
 
 
 def _is_there(name: str, root: Path) -> bool:
@@ -82,13 +107,14 @@ def _drawn(preprocessing: Preprocessing, count: int) -> Material:
 
 
 def _of_dataset(dataset: Dataset, preprocessing: Preprocessing, count: int) -> Material:
-    images, train = dataset.test.images[:count], dataset.train.images[:CALIBRATION_IMAGES]
+    images = dataset.test.images[:count]
+    calibration = _normalised_training(dataset, preprocessing)
     return Material(
         preprocessing.resized(images),
         (images[:PHOTOGRAPHS],),
-        _normalised(preprocessing.resized(train), preprocessing),
+        calibration,
         f"{len(images)} test images of {dataset.name}",
-        f"{len(train)} training images of {dataset.name}",
+        f"{len(calibration)} training images of {dataset.name}",
         drawn=False,
     )
 
@@ -115,6 +141,11 @@ def _of_photos(photos: Photos, preprocessing: Preprocessing, count: int) -> Mate
         note.removeprefix("INT8 calibrated on "),
         drawn=False,
     )
+
+
+def _normalised_training(dataset: Dataset, preprocessing: Preprocessing) -> Tensor:
+    images = dataset.train.images[:CALIBRATION_IMAGES]
+    return _normalised(preprocessing.resized(images), preprocessing)
 
 
 def _normalised(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
