@@ -8,6 +8,7 @@ from PIL import Image
 
 import residual
 from odd_files import bad_files, odd_files
+from residual.data.any_image import pixels_of
 from residual.data.photos import Photos
 from residual.evaluation.photos import evaluate_photos
 from residual.evaluation.predictions import Recorder
@@ -31,8 +32,7 @@ def model(request, tmp_path_factory):
     return small_model(folder, SIZES[size], fit, resize, TEMPERATURE)
 
 
-@pytest.fixture(scope="module")
-def expected(files, model):
+def evaluated(files, model):
     """What training's own evaluation says: names and probabilities of the five best, by file."""
     network = residual.load_model(model)
     some = next(iter(files.values()))
@@ -48,13 +48,18 @@ def expected(files, model):
     }
 
 
-def assert_same(found, expected):
+@pytest.fixture(scope="module")
+def expected(files, model):
+    return evaluated(files, model)
+
+
+def assert_same(found, expected, within=1e-6):
     assert found.keys() == expected.keys()
     for file in expected:
         names, values = zip(*found[file], strict=True)
         wanted_names, wanted_values = zip(*expected[file], strict=True)
         assert names == wanted_names, file
-        assert values == pytest.approx(wanted_values, abs=1e-6), file
+        assert values == pytest.approx(wanted_values, abs=within), file
 
 
 def test_the_classifier_answers_paths_and_bytes_as_training_evaluates(files, model, expected):
@@ -88,6 +93,59 @@ def test_predict_answers_as_training_evaluates(files, model, expected, cli):
     }
     assert_same(pairs, expected)
     assert len(answers) > len(files), "named files come again, in the order given"
+
+
+def test_the_server_answers_as_training_evaluates(files, model, expected):
+    pytest.importorskip("fastapi", reason="needs the extra serve")
+    from serving import serving
+
+    with serving(residual.Classifier(model)) as server:
+        found = server.form([(file, path.read_bytes()) for file, path in files.items()]).json["images"]
+    pairs = {
+        image["path"]: [(best["class"], best["probability"]) for best in image["predictions"]]
+        for image in found
+    }
+    assert_same(pairs, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format", "fit"),
+    [
+        *(("onnx", fit) for fit in ("crop", "pad", "squish")),
+        ("openvino", "pad"),
+        ("torch-export", "crop"),
+    ],
+)
+def test_exported_files_answer_as_training_evaluates(format, fit, files, tmp_path):
+    """Given what `Preprocessing` makes of a file; and given its pixels, where the preprocessing is inside.
+
+    The latter resizes all pixels of a JPEG, which is otherwise decoded at the size that is needed, and rounds
+    some values the other way: the classes must be the same where probabilities differ by more than that.
+    """
+    for engine in ("onnx", "openvino") if format == "openvino" else (format,):
+        pytest.importorskip({"torch-export": "torch"}.get(engine, engine), reason=f"needs {engine}")
+    from residual.exporters.onnx import OnnxNetwork
+    from residual.exporters.openvino import OpenVinoNetwork
+    from residual.exporters.torch_export import TorchExportNetwork
+
+    run = {"onnx": OnnxNetwork, "openvino": OpenVinoNetwork, "torch-export": TorchExportNetwork}[format]
+    model = small_model(tmp_path / "model", SIZES["oblong"], fit, temperature=TEMPERATURE)
+    expected, classify = evaluated(files, model), residual.Classifier(model)
+    residual.export(model, format, tmp_path / "plain")
+    plain, answers = run(tmp_path / "plain"), {}
+    for file, path in files.items():
+        images = classify.normalised(classify.load(path)[None]).contiguous()
+        answers[file] = classify.best(classify.probabilities(plain(images)))[0]
+    assert_same(answers, expected, within=1e-4)
+
+    residual.export(model, format, tmp_path / "whole", with_preprocessing=True)
+    whole = run(tmp_path / "whole")
+    for file, path in files.items():
+        best = classify.best(whole(pixels_of(path)[None]))[0]
+        (first, probability), (_, second) = expected[file][:2]
+        assert best[0].class_name == first or probability - second < 0.05, file
+        assert best[0].probability == pytest.approx(probability, abs=0.05), file
 
 
 def test_the_files_tell_preprocessings_apart(files, tmp_path):

@@ -150,13 +150,16 @@ def guarded(limits: Limits, base: Any = HTTPProtocol) -> type[asyncio.Protocol]:
             self._rest()
             if self.transport.is_closing():
                 return
-            body = b'{"detail":"%s"}' % reason
-            retry = b"retry-after: 1\r\n" if status == 503 else b""
-            head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\n%scontent-length: %d\r\n"
             with suppress(OSError):
-                self.transport.write(
-                    head % (status, reason, retry, len(body)) + b"connection: close\r\n\r\n" + body
-                )
+                self.transport.write(_refusal(status, reason))
             self.transport.close()
 
     return Guarded
+
+
+def _refusal(status: int, reason: bytes) -> bytes:
+    """Return an answer as it goes over the wire."""
+    body = b'{"detail":"%s"}' % reason
+    retry = b"retry-after: 1\r\n" if status == 503 else b""
+    head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\n%scontent-length: %d\r\n"
+    return head % (status, reason, retry, len(body)) + b"connection: close\r\n\r\n" + body
