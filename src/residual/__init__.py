@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from .data.photos import PhotoDataset, Photos
     from .errors import ResidualError
     from .evaluation.classification import Evaluation
+    from .evaluation.compare import Comparison, compare
     from .evaluation.evaluate import evaluate
+    from .exporters.export import Exported, export
     from .inference.classifier import Classifier, Prediction
+    from .inference.explain import Explanation, explain
     from .models.complexity import complexity
     from .models.fold import optimize_for_inference
     from .models.names import list_models
@@ -36,8 +39,11 @@ _WHERE = {
     **dict.fromkeys(("PhotoDataset", "Photos"), "data.photos"),
     "ResidualError": "errors",
     "Evaluation": "evaluation.classification",
+    **dict.fromkeys(("Comparison", "compare"), "evaluation.compare"),
     "evaluate": "evaluation.evaluate",
+    **dict.fromkeys(("Exported", "export"), "exporters.export"),
     **dict.fromkeys(("Classifier", "Prediction"), "inference.classifier"),
+    **dict.fromkeys(("Explanation", "explain"), "inference.explain"),
     **dict.fromkeys(("Result", "resume", "train"), "training.experiment"),
     "import_checkpoint": "zoo.convert.importing",
     **dict.fromkeys(("ModelConfig", "load_model"), "zoo.model_folder"),
@@ -51,8 +57,11 @@ _WHERE = {
 
 __all__ = [
     "Classifier",
+    "Comparison",
     "Dataset",
     "Evaluation",
+    "Explanation",
+    "Exported",
     "ModelConfig",
     "PhotoDataset",
     "Photos",
@@ -62,9 +71,12 @@ __all__ = [
     "Result",
     "Split",
     "__version__",
+    "compare",
     "complexity",
     "create_model",
     "evaluate",
+    "explain",
+    "export",
     "get_recipe",
     "import_checkpoint",
     "list_models",

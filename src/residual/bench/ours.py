@@ -14,6 +14,7 @@ from ..data.loader import TrainBatches
 from ..data.preprocessing import Preprocessing
 from ..exporters.int8 import quantize
 from ..exporters.onnx import OnnxNetwork, export_onnx
+from ..exporters.openvino import OpenVinoNetwork, convert_to_openvino
 from ..models.build import build_model
 from ..models.fold import optimize_for_inference
 from ..models.names import default_size
@@ -97,7 +98,7 @@ def fitted(name: str, batch_size: int, *, fit: bool) -> Iterator[None]:
 
 
 def infer(name: str, batch_size: int, kind: str) -> Iterator[None]:
-    """Run the network folded ("folded"), quantized ("int8") or in ONNX Runtime ("onnx"), on random images."""
+    """Run the network on random images: `kind` is "folded", "int8", "onnx" or "openvino"."""
     devices.prepare(torch.device("cpu"))
     torch.manual_seed(0)
     network = build_model(name).eval()
@@ -107,9 +108,11 @@ def infer(name: str, batch_size: int, kind: str) -> Iterator[None]:
         path = Path(folder) / "network.onnx"
         if kind == "int8":
             ready: torch.nn.Module = quantize(network, torch.randn(16, 3, size, size), path)
-        elif kind == "onnx":
+        elif kind in ("onnx", "openvino"):
             export_onnx(network, images, path)
-            ready = OnnxNetwork(path)
+            if kind == "openvino":
+                convert_to_openvino(path, Path(folder), {}, half=False)
+            ready = OnnxNetwork(path) if kind == "onnx" else OpenVinoNetwork(Path(folder))
         else:
             ready = optimize_for_inference(network)
         while True:

@@ -115,7 +115,7 @@ def bench_infer(name: str, _device: torch.device, repeats: int) -> list[Record]:
 
 
 def _infer(name: str, batch_size: int, repeats: int) -> Record:
-    """Compare eager in both layouts, folded, and in ONNX Runtime, where it is installed, float32 and INT8."""
+    """Compare eager in both layouts, folded, and in the engines that are installed, float32 and INT8."""
     arguments = {"name": name, "batch_size": batch_size}
     contestants: Contestants = {
         "eager, NCHW": (baseline.infer, {**arguments, "channels_last": False}),
@@ -125,6 +125,8 @@ def _infer(name: str, batch_size: int, repeats: int) -> Record:
     if all(map(importlib.util.find_spec, ("onnxruntime", "onnxscript", "onnx"))):
         contestants["int8"] = (ours.infer, {**arguments, "kind": "int8"})
         contestants["ONNX Runtime"] = (ours.infer, {**arguments, "kind": "onnx"})
+        if importlib.util.find_spec("openvino"):
+            contestants["OpenVINO"] = (ours.infer, {**arguments, "kind": "openvino"})
     steps = 64 // batch_size if parse_name(name).imagenet else _steps(name, 8)
     found = compare(contestants, dict.fromkeys(contestants, steps), repeats, batch_size)
     others = ("eager, NCHW", "eager, channels_last", "ONNX Runtime")

@@ -13,6 +13,7 @@ from .output import DataDir, Device, Json, print_json, print_line, print_note
 if TYPE_CHECKING:
     from ..data.photos import Photos
     from ..evaluation.classification import Evaluation
+    from ..evaluation.compare import Comparison
 
 LARGEST_MATRIX = 20  # classes; a larger matrix does not fit a terminal
 LONGEST_NAME = 40  # characters
@@ -62,7 +63,7 @@ def evaluate(
     network = load_model(folder)
     chosen: dict[str, Any] = {"protocol": protocol, "on_bad_image": on_bad_image, "workers": workers}
     chosen |= {"data": data, "data_dir": data_dir, "device": device, "int8": int8}
-    own = None if data is None or not is_folder(data) else _own_test_set(folder, data, on_bad_image)
+    own = None if data is None or not is_folder(data) else own_test_set(folder, data, on_bad_image)
     if own is not None:
         chosen |= {"data": None, "dataset": own}
     where = resolve_device("cpu" if int8 else device)
@@ -79,7 +80,7 @@ def evaluate(
     print_line(f"device      {short_name(describe(where))}{', INT8' if int8 else ''}")
     _print_figures(found)
     print_line(f"speed       {found.images / seconds:,.1f} images/s, loading included")
-    _print_notes(found)
+    print_notes(found)
     print_line()
     _print_classes(found, config.class_names)
 
@@ -90,7 +91,7 @@ def _describe_data(data: str, own: bool, protocol: str) -> str:
     return f"{data}, {'the test set of the run, ' if own else ''}{protocol}"
 
 
-def _own_test_set(folder: Path, data: str, on_bad_image: Any) -> "Photos | None":
+def own_test_set(folder: Path, data: str, on_bad_image: Any) -> "Photos | None":
     """Return the test set that was split off the images of a run, if the data are these images.
 
     Without it, the images that the run was trained on would be evaluated too.
@@ -122,7 +123,8 @@ def _print_figures(found: "Evaluation") -> None:
     print_line(f"loss        {found.loss:.4f}")
 
 
-def _print_notes(found: "Evaluation") -> None:
+def print_notes(found: "Evaluation | Comparison") -> None:
+    """Print what was skipped and what else should be known."""
     if found.skipped:
         shown = ", ".join(found.skipped[:SHOWN_FILES])
         more = f" and {len(found.skipped) - SHOWN_FILES:,} more" if len(found.skipped) > SHOWN_FILES else ""

@@ -10,7 +10,7 @@ from .._version import __version__
 from ..errors import OutputError, ResidualError, UsageError
 from ..runtime.signals import Interrupted, stop_signals
 from ..runtime.streams import unfailing_streams
-from . import bench, data, evaluate, models, reproduce, train
+from . import bench, compare, data, evaluate, explain, export, models, predict, reproduce, runs, serve, train
 from .output import print_line
 
 app = typer.Typer(
@@ -20,7 +20,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="The networks of 'Deep Residual Learning for Image Recognition': train, evaluate, compare.",
 )
-for group in (train, evaluate, models, data, bench, reproduce):
+for group in (
+    train,
+    runs,
+    evaluate,
+    compare,
+    predict,
+    explain,
+    export,
+    serve,
+    models,
+    data,
+    bench,
+    reproduce,
+):
     group.add_to(app)
 
 

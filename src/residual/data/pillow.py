@@ -3,8 +3,7 @@
 import io
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,25 +14,53 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 178_000_000  # Pillow itself refuses more than 178,956,970
 _TOO_MANY = f"it has more than {MAX_PIXELS // 1_000_000} million pixels"
-_ONE_AT_A_TIME = threading.Lock()
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence Pillow's warnings; one thread at a time, since this changes the filters of the process."""
-    with _ONE_AT_A_TIME, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+class _Silence:
+    """Pillow's warnings silenced: from the first thread that enters to the last that leaves.
+
+    Filters are the process's, so two threads that each saved and restored them would leave the wrong ones.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._filters.__exit__(None, None, None)
+
+
+_SILENCE = _Silence()
+
+
+def quiet() -> AbstractContextManager[None]:
+    """Silence Pillow's warnings."""
+    return _SILENCE
+
+
+class TooManyPixelsError(ValueError):
+    """An image that is too large to be decoded."""
 
 
 def check_size(height: int, width: int) -> None:
     """Refuse an image before it is decoded.
 
     Raises:
-        ValueError: it has too many pixels.
+        TooManyPixelsError: it has too many pixels.
     """
     if height * width > MAX_PIXELS:
-        raise ValueError(_TOO_MANY)
+        raise TooManyPixelsError(_TOO_MANY)
 
 
 def decode_any(data: bytes) -> NDArray[np.uint8]:
@@ -43,7 +70,10 @@ def decode_any(data: bytes) -> NDArray[np.uint8]:
         Exception: it is no image, or a corrupted one; of whatever class Pillow's decoders raise.
     """
     with quiet():
-        return _upright_rgb(_open(io.BytesIO(data)))
+        image = _open(io.BytesIO(data))
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)  # each copy of a large image takes 4 bytes a pixel
+        return np.array(_to_rgb(image, image.format))
 
 
 def decode_image(image: Image.Image) -> NDArray[np.uint8]:
@@ -54,7 +84,8 @@ def decode_image(image: Image.Image) -> NDArray[np.uint8]:
     """
     with quiet():
         check_size(image.height, image.width)
-        return _upright_rgb(image)
+        image.load()
+        return np.array(_to_rgb(ImageOps.exif_transpose(image), image.format))
 
 
 def size_of_any(file: BinaryIO) -> tuple[int, int]:
@@ -76,14 +107,9 @@ def _open(file: BinaryIO) -> Image.Image:
     except UnidentifiedImageError:
         raise ValueError(f"it is none of {', '.join(FORMATS)}, or its header is corrupted") from None
     except Image.DecompressionBombError:
-        raise ValueError(_TOO_MANY) from None
+        raise TooManyPixelsError(_TOO_MANY) from None
     check_size(image.height, image.width)
     return image
-
-
-def _upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    image.load()
-    return np.array(_to_rgb(ImageOps.exif_transpose(image), image.format))
 
 
 def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
@@ -94,7 +120,7 @@ def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
         above = image.convert("RGBA")
         white = Image.new("RGBA", above.size, "white")
         return Image.alpha_composite(white, above).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _eight_bits(values: NDArray[Any], mode: str, file_format: str | None) -> NDArray[np.uint8]:

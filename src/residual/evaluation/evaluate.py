@@ -66,7 +66,7 @@ def evaluate(
     Raises:
         ResidualError: the model or the data cannot be loaded, or the model was not trained for such data.
     """
-    _check_options(protocol, on_bad_image, workers)
+    check_options(protocol, on_bad_image, workers)
     network = model if isinstance(model, Network) else load_model(find_model(model))
     config: ModelConfig | None = network.config
     if config is None:
@@ -75,7 +75,7 @@ def evaluate(
         )
     where = resolve_device(device)
     if dataset is None:
-        dataset = _load(data, config, data_dir, on_bad_image)
+        dataset = load_test_data(data, config, data_dir, on_bad_image)
     elif data is not None:
         raise UsageError("data and dataset both say what to evaluate on: give one of them")
     if isinstance(dataset, PhotoDataset):
@@ -86,7 +86,7 @@ def evaluate(
         return _evaluate_memory(network, dataset, protocol, where, int8, reporter)
 
 
-def _check_options(protocol: str, on_bad_image: str, workers: int | None) -> None:
+def check_options(protocol: str, on_bad_image: str, workers: int | None) -> None:
     """Check options before anything is loaded.
 
     Raises:
@@ -100,9 +100,14 @@ def _check_options(protocol: str, on_bad_image: str, workers: int | None) -> Non
         raise UsageError(f"workers must be 0 or more, not {workers}")
 
 
-def _load(
+def load_test_data(
     data: str | Path | None, config: ModelConfig, data_dir: str | Path | None, on_bad_image: OnBadImage
 ) -> Dataset | Photos:
+    """Load the test images that `data` names, by default those of the data that a model was trained on.
+
+    Raises:
+        ResidualError: they cannot be loaded, or there is no name.
+    """
     if data is None and config.data not in DATASETS:
         raise UsageError(
             f"the model was trained on '{config.data}', which is not a known data set: give --data, "
@@ -143,7 +148,7 @@ def _evaluate_photos(
                 result = evaluate_photos(quantized, photos, preprocessing, cpu, progress, workers)
             notes.append(note)
         else:
-            ready = _on_device(network, device)
+            ready = on_device(network, device)
             result = evaluate_photos(ready, photos, preprocessing, device, progress, workers, protocol)
     return replace(result, notes=(*notes, *result.notes))
 
@@ -153,7 +158,7 @@ def _evaluate_memory(
 ) -> Evaluation:
     config: ModelConfig = network.config
     preprocessing, test = config.preprocessing, dataset.test
-    _check_compatible(dataset, config)
+    check_compatible(dataset, config)
     if protocol != "one-crop":
         raise UsageError(f"{protocol} is for photographs in a folder: {dataset.name} is tested with one-crop")
     with reporter.working("test set", len(test)) as progress:
@@ -161,7 +166,7 @@ def _evaluate_memory(
             calibration = preprocessing.apply(dataset.train.images[:CALIBRATION_IMAGES])
             with _quantized(network, calibration.permute(0, 3, 1, 2)) as quantized:
                 return evaluate_split(quantized, test, preprocessing, torch.device("cpu"), progress)
-        return evaluate_split(_on_device(network, device), test, preprocessing, device, progress)
+        return evaluate_split(on_device(network, device), test, preprocessing, device, progress)
 
 
 @contextmanager
@@ -170,12 +175,12 @@ def _quantized(network: Network, calibration: Tensor) -> Iterator[Int8Network]:
         yield quantize(network, calibration, Path(folder) / "int8.onnx")
 
 
-def _on_device(network: Network, device: torch.device) -> nn.Module:
+def on_device(network: Network, device: torch.device) -> nn.Module:
     """Return a copy on the device, for the caller's stays where it is."""
     return copy.deepcopy(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def _check_compatible(dataset: Dataset, config: ModelConfig) -> None:
+def check_compatible(dataset: Dataset, config: ModelConfig) -> None:
     """Compare a data set's classes and image size with the model's.
 
     Raises:

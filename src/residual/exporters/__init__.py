@@ -1,1 +1,1 @@
-"""Models in other formats: INT8 through ONNX. May import models, data and zoo; nothing of training."""
+"""Models in other formats, compared with the original. May import models, data, zoo; nothing of training."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..models.network import Network
-from .onnx import OnnxNetwork, export_onnx, library, quietly
+from .libraries import library
+from .onnx import OnnxNetwork, export_onnx, quietly
 
 CALIBRATION_IMAGES = 512  # with this many, the error on CIFAR-10 rose by 0.20 points at most: docs/speed.md
 CALIBRATION_PIXELS = 64 * 32 * 32  # at once, and at least 4 images: bounds the memory for feature maps

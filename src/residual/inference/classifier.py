@@ -109,6 +109,11 @@ class Classifier:
         height, width = self.config.preprocessing.image_size
         return max(1, min(250, PIXELS_AT_ONCE // (height * width)))
 
+    @property
+    def feature_size(self) -> int:
+        """How many features an image has."""
+        return int(self._last.weight.shape[1])
+
     def load(self, image: AnyImage) -> Tensor:
         """Decode an image as the uint8 values [*image_size, 3] that `logits` takes.
 
@@ -120,14 +125,20 @@ class Classifier:
     @torch.no_grad()
     def logits(self, pixels: Tensor) -> Tensor:
         """Map uint8 values [N, *image_size, 3], as `load` gives them, to logits [N, classes] on the CPU."""
-        logits: Tensor = self._engine(self._normalised(pixels))
+        logits: Tensor = self._engine(self.normalised(pixels))
         return logits.float().cpu()
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
         """Map uint8 values [N, *image_size, 3] to what the last linear layer takes, [N, D] on the CPU."""
-        found: Tensor = self._headless(self._normalised(pixels))
+        found: Tensor = self._headless(self.normalised(pixels))
         return found.float().cpu()
+
+    @torch.no_grad()
+    def logits_of_features(self, features: Tensor) -> Tensor:
+        """Map what `features` gives, [N, D], to logits [N, classes] on the CPU."""
+        logits: Tensor = self._last(features.to(self.device))
+        return logits.float().cpu()
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Map logits [N, classes] to probabilities [N, classes], at the model's temperature."""
@@ -151,10 +162,14 @@ class Classifier:
         pixels = torch.stack([self.load(image) for image in images])
         return self.best(self.probabilities(self.logits(pixels)), top)
 
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        """Return the network's input, float32 [N, 3, H, W]."""
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Map uint8 values [N, *image_size, 3] to the network's input, float32 [N, 3, H, W]."""
         images: Tensor = self._preprocessing.normalization.apply(pixels.to(self.device))
         return images.permute(0, 3, 1, 2)
+
+    @property
+    def _last(self) -> nn.Linear:
+        return cast(nn.Linear, self.network.get_submodule(self.network.classifier_name))
 
     @cached_property
     def _headless(self) -> nn.Module:

@@ -7,10 +7,9 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from ..data.folder import load_photos
 from ..errors import UsageError
-from ..exporters.calibration import calibration_photos
 from ..exporters.int8 import quantize
+from ..exporters.material import calibration_images
 from ..exporters.onnx import OnnxNetwork, export_onnx
 from ..models.fold import optimize_for_inference
 from ..models.network import Network
@@ -24,7 +23,8 @@ def open_engine(name: str, network: Network, calibration: str | Path | None = No
     Args:
         name: "torch", "onnx" or "int8".
         network: it is not changed.
-        calibration: for "int8", a folder of images, see `load_photos`.
+        calibration: for "int8", a folder of images, best those that it was trained on: photographs, or the
+            CIFAR release.
 
     Raises:
         UsageError: there is no such engine, it is not installed, or "int8" has no calibration.
@@ -40,5 +40,4 @@ def open_engine(name: str, network: Network, calibration: str | Path | None = No
             return OnnxNetwork(path)
         if calibration is None:
             raise UsageError("engine 'int8' needs a folder of images that calibrate it")
-        images, _ = calibration_photos(load_photos(calibration), network.config.preprocessing)
-        return quantize(network, images, path)
+        return quantize(network, calibration_images(network.config, Path(calibration)), path)

@@ -2,24 +2,19 @@
 
 import io
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..data.augment import shrink
 from ..data.normalization import Normalization
 from ..runtime.files import write_atomically
+from .tiles import draw_tiles
 
 MOST = 32  # images that are drawn
-COLUMNS = 8
 TILE = 152  # pixels of an image in the picture
-GAP, MARGIN, LINE, HEAD = 14, 24, 19, 40  # pixels between images, around them, of a line, of the head
-INK, SOFT, PAPER = "#1c2430", "#5d6b7d", "#f6f7f9"
 SHOWN = 0.005  # a label with a smaller share of a mixed image is not named
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def write_batch_picture(
@@ -46,7 +41,7 @@ def write_batch_picture(
     captions = [caption(target, class_names) for target in targets.cpu()]
     side = pixels.shape[1]
     head = f"The first batch as the network sees it: {len(pixels)} of {len(batch[0])} images, "
-    picture = _draw(pixels, captions, head + f"{side} x {side} pixels")
+    picture = draw_tiles(pixels, captions, head + f"{side} x {side} pixels", (TILE, TILE))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     write_atomically(path, lambda file: file.write(buffer.getvalue()))
@@ -69,47 +64,3 @@ def caption(target: Tensor, class_names: Sequence[str]) -> list[str]:
     if len(found) == 1:
         return [found[0][1]]
     return [f"{100 * share:.0f} % {name}" for share, name in found]
-
-
-def _draw(pixels: Tensor, captions: list[list[str]], head: str) -> Image.Image:
-    columns = min(COLUMNS, len(pixels))
-    rows = -(-len(pixels) // columns)
-    lines = max(map(len, captions))
-    step = TILE + 6 + lines * LINE + GAP
-    width = max(2 * MARGIN + columns * (TILE + GAP) - GAP, 620)
-    picture = Image.new("RGB", (width, HEAD + MARGIN + rows * step + MARGIN - GAP), PAPER)
-    draw, font = ImageDraw.Draw(picture), _font(14)
-    draw.text((MARGIN, MARGIN - 4), head, fill=SOFT, font=_font(15))
-    for number, (image, names) in enumerate(zip(pixels, captions, strict=True)):
-        row, column = divmod(number, columns)
-        left, top = MARGIN + column * (TILE + GAP), HEAD + MARGIN + row * step
-        tile = Image.fromarray(image.contiguous().numpy())
-        picture.paste(tile.resize((TILE, TILE), Image.Resampling.BICUBIC), (left, top))
-        for line, name in enumerate(names):
-            y = top + TILE + 5 + line * LINE
-            draw.text((left, y), _shorten(draw, name, font), fill=SOFT if line else INK, font=font)
-    return picture
-
-
-def _shorten(draw: ImageDraw.ImageDraw, text: str, font: Font) -> str:
-    """Cut a label to the width of an image; control characters, which would start new lines, are blanks."""
-    text = "".join(letter if letter.isprintable() else " " for letter in text)[:200]
-    if isinstance(font, ImageFont.ImageFont):  # it has no other letters
-        text = text.encode("latin-1", "replace").decode("latin-1")
-    if draw.textlength(text, font) <= TILE:
-        return text
-    while text and draw.textlength(text + "...", font) > TILE:
-        text = text[:-1]
-    return text + "..."
-
-
-def _font(size: int) -> Font:
-    """Return DejaVu Sans, which has most alphabets and comes with Matplotlib, without loading Matplotlib."""
-    spec = find_spec("matplotlib")
-    if spec is not None and spec.origin is not None:
-        file = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-        try:
-            return ImageFont.truetype(file, size)
-        except (OSError, ImportError):
-            pass
-    return ImageFont.load_default()

@@ -1,5 +1,6 @@
 """Progress of training and evaluation: a bar on a terminal, plain lines elsewhere."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ class Reporter:
 
     def __init__(self, enabled: bool = True, prefix: str = "") -> None:
         self.enabled, self.prefix = enabled, prefix
-        self.console = Console(file=standard_error(), highlight=False, soft_wrap=True)
+        self.console = Console(file=standard_error(), highlight=False, soft_wrap=True, emoji=False)
         self._bar: Progress | None = None
         self._last_step: int | None = None
         self._epochs_per_step = 0.0
@@ -138,6 +139,8 @@ class Reporter:
                 TextColumn("left"),
                 TimeLeftColumn(),
                 console=self.console,
+                # what a terminal shows goes above the bar; a pipe or a file gets what is written to it
+                redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
             )
             self._bar.start()
         return self._bar is not None

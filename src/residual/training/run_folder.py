@@ -164,6 +164,28 @@ class Run:
         finally:
             lock.release()
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a process trains it; False where its lock cannot be tried."""
+        path = self.path / ".lock"
+        if not found(path.is_file):  # a run's first step makes it; nothing is written here
+            return False
+        lock = FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            return True
+        except OSError:
+            return False
+        lock.release()
+        return False
+
+    @property
+    def last_checkpoint(self) -> int | None:
+        """The step of the newest checkpoint, where a resume begins; None if there is none."""
+        names = (path.stem.rpartition("-")[2] for path in self.checkpoints.glob("last-*.pt"))
+        return max((int(step) for step in names if step.isdecimal()), default=None)
+
     def _sweep(self) -> None:
         """Delete what a killed process left half written: only the holder of the lock writes here."""
         for file in self.path.rglob(".*.tmp"):

@@ -1,0 +1,1 @@
+"""The HTTP server. May import inference and what comes before; needs the extra `serve`."""
