@@ -41,7 +41,7 @@ def serve(
         int | None, typer.Option(min=1, max=1024, help="Images in a batch at most; default by size.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Threads that compute; by default all cores but one.")
+        int | None, typer.Option(min=1, max=256, help="Threads that compute; by default one for each core.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Threads that decode images.")] = 2,
     cors: Annotated[
@@ -107,8 +107,8 @@ def _load(
     from ..zoo.pretrained import find_model
 
     flush_denormals()  # and no more of `prepare`: memory goes back to the system after a large image
-    # one core is left to the event loop and the decoders, since OpenMP's threads wait for the slowest of them
-    torch.set_num_threads(threads or max(1, torch.get_num_threads() - 1))
+    if threads is not None:
+        torch.set_num_threads(threads)
     served: dict[str, Classifier] = {}
     facts: dict[str, ModelFacts] = {}
     for model in models:
