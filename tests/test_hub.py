@@ -228,7 +228,7 @@ def test_names_of_another_form(name):
 
 def test_without_huggingface_hub(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UsageError, match=r"needs huggingface_hub: pip install 'residual\[hub\]'"):
+    with pytest.raises(UsageError, match=r"needs huggingface_hub: pip install .* -e '\.\[hub\]'"):
         residual.create_model(NAME)
 
 
@@ -245,7 +245,10 @@ def test_weights_by_name_are_found_on_the_hub_or_in_the_cache(stand_in, monkeypa
     assert starting_weights.find_imagenet_weights(recipe)[0] == NAME
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     name, why = starting_weights.find_imagenet_weights(recipe)
-    assert (name, why.endswith("needs huggingface_hub: pip install 'residual[hub]'")) == (None, True)
+    assert (name, why.endswith("needs huggingface_hub: pip install -c constraints.txt -e '.[hub]'")) == (
+        None,
+        True,
+    )
 
 
 @pytest.mark.parametrize("fault", ["silent", "restricted", "cut", "other"])

@@ -102,7 +102,7 @@ def test_an_altered_model_is_refused(cli, tmp_path):
 def test_a_missing_library_is_named_with_what_installs_it(cli, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     code, _, err = cli("serve", "resnet20")
-    assert (code, f"serving needs {name}: pip install 'residual[serve]'" in err) == (2, True)
+    assert (code, f"serving needs {name}: pip install -c constraints.txt -e '.[serve]'" in err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError
+from ..runtime.extras import how_to_install
 from .output import Device, print_line, print_note
 
 if TYPE_CHECKING:
@@ -128,4 +129,4 @@ def _require_libraries() -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise UsageError(f"serving needs {name}: pip install 'residual[serve]'") from error
+            raise UsageError(f"serving needs {name}: {how_to_install('serve')}") from error

@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 from ..errors import UsageError
+from ..runtime.extras import how_to_install
 
 EXTRAS = {"openvino": "openvino", "executorch": "executorch"}  # the others are of the extra `int8`
 
@@ -19,4 +20,4 @@ def library(name: str) -> Any:
     except ImportError as error:
         root = name.partition(".")[0]
         extra = EXTRAS.get(root, "int8")
-        raise UsageError(f"{root} is not installed: pip install 'residual[{extra}]'") from error
+        raise UsageError(f"{root} is not installed: {how_to_install(extra)}") from error

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import UsageError
+from ..runtime.extras import how_to_install
 from ..runtime.files import written_atomically
 
 SUFFIXES = (".npy", ".parquet")
@@ -74,7 +75,7 @@ def _parquet_writer(file: BinaryIO) -> tuple[Any, Any]:
         from pyarrow import parquet
     except ImportError as error:
         raise UsageError(
-            "Parquet files need pyarrow: pip install 'residual[parquet]'; .npy needs nothing more"
+            f"Parquet files need pyarrow: {how_to_install('parquet')}; .npy needs nothing more"
         ) from error
     kinds = pa.schema([("path", pa.string()), ("features", pa.list_(pa.float32()))])
     return kinds, parquet.ParquetWriter(file, kinds)

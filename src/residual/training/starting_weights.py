@@ -8,6 +8,7 @@ from ..errors import CheckpointError, RunError, UsageError
 from ..evaluation.matching import unique_names
 from ..models.network import Network, adapt_channels
 from ..recipes.schema import Recipe
+from ..runtime.extras import how_to_install
 from ..zoo.convert.importing import load_foreign
 from ..zoo.convert.source import Options
 from ..zoo.hub import fetch, is_hub_name
@@ -62,7 +63,7 @@ def find_imagenet_weights(recipe: Recipe) -> tuple[str | None, str]:
         fetch(name, HUB_SECONDS)
         load_source(recipe.replace({"weights": name}))
     except UsageError:
-        return None, "fetching ImageNet weights needs huggingface_hub: pip install 'residual[hub]'"
+        return None, f"fetching ImageNet weights needs huggingface_hub: {how_to_install('hub')}"
     except CheckpointError as error:
         return None, str(error)
     return name, f"ImageNet weights {name}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..errors import CheckpointError, UsageError
+from ..runtime.extras import how_to_install
 from ..runtime.files import read_bounded
 from ..runtime.unpickle import MAX_BYTES
 from .model_folder import MAX_CONFIG
@@ -59,7 +60,7 @@ class _HubModel:
             import huggingface_hub
             import huggingface_hub.errors
         except ImportError as error:
-            raise UsageError(f"fetching {name} needs huggingface_hub: pip install 'residual[hub]'") from error
+            raise UsageError(f"fetching {name} needs huggingface_hub: {how_to_install('hub')}") from error
         self.hub = huggingface_hub
         self.name, self.repository, self.revision = name, repository, revision
         self.timeout = timeout
