@@ -6,9 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..data.names import is_folder
-from ..recipes.schema import DATASETS
 from .evaluate import own_test_set, print_notes
-from .output import DataDir, Device, Json, print_json, print_line, print_note
+from .output import (
+    DataDir,
+    Decoders,
+    Device,
+    Json,
+    Model,
+    OnBadImage,
+    TestData,
+    print_json,
+    print_line,
+    print_note,
+)
 
 if TYPE_CHECKING:
     from ..data.photos import Photos
@@ -20,23 +30,11 @@ def add_to(program: typer.Typer) -> None:
 
 
 def compare(
-    first: Annotated[
-        str, typer.Argument(help="A run folder, a model folder, or the name of a pretrained model.")
-    ],
+    first: Model,
     second: Annotated[str, typer.Argument(help="The other model.")],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Another data set than the models' own: {', '.join(DATASETS)}, or photographs: a folder "
-            "with a folder for each class, or with train and val, or a CSV file."
-        ),
-    ] = None,
-    on_bad_image: Annotated[
-        str, typer.Option(help="At an image that cannot be decoded: stop, or skip it and name it.")
-    ] = "stop",
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that decode images; by default what suits the machine.")
-    ] = None,
+    data: TestData = None,
+    on_bad_image: OnBadImage = "stop",
+    workers: Decoders = None,
     data_dir: DataDir = None,
     device: Device = None,
     as_json: Json = False,

@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..data.names import is_folder
-from ..recipes.schema import DATASETS
-from .output import DataDir, Device, Json, print_json, print_line, print_note
+from .output import (
+    DataDir,
+    Decoders,
+    Device,
+    Json,
+    Model,
+    OnBadImage,
+    TestData,
+    print_json,
+    print_line,
+    print_note,
+)
 
 if TYPE_CHECKING:
     from ..data.photos import Photos
@@ -26,25 +36,13 @@ def add_to(program: typer.Typer) -> None:
 
 
 def evaluate(
-    model: Annotated[
-        str, typer.Argument(help="A run folder, a model folder, or the name of a pretrained model.")
-    ],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Another data set than the model's own: {', '.join(DATASETS)}, or photographs: a folder "
-            "with a folder for each class, or with train and val, or a CSV file."
-        ),
-    ] = None,
+    model: Model,
+    data: TestData = None,
     protocol: Annotated[
         str, typer.Option(help="For a folder of images: one-crop, ten-crop or multi-scale (section 4.1).")
     ] = "one-crop",
-    on_bad_image: Annotated[
-        str, typer.Option(help="At an image that cannot be decoded: stop, or skip it and name it.")
-    ] = "stop",
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that decode images; by default what suits the machine.")
-    ] = None,
+    on_bad_image: OnBadImage = "stop",
+    workers: Decoders = None,
     data_dir: DataDir = None,
     device: Device = None,
     int8: Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from .output import Device, print_line
+from .output import Device, Model, print_line
 
 
 def add_to(program: typer.Typer) -> None:
@@ -15,9 +15,7 @@ def add_to(program: typer.Typer) -> None:
 
 
 def explain(
-    model: Annotated[
-        str, typer.Argument(help="A run folder, a model folder, or the name of a pretrained model.")
-    ],
+    model: Model,
     image: Annotated[Path, typer.Argument(help="An image file.")],
     top: Annotated[int, typer.Option(help="How many classes, the likeliest first.")] = 3,
     stage: Annotated[

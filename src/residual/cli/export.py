@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..exporters.formats import FORMATS, check_options
-from .output import Json, print_json, print_line
+from .output import Json, Model, print_json, print_line
 
 
 def add_to(program: typer.Typer) -> None:
@@ -15,9 +15,7 @@ def add_to(program: typer.Typer) -> None:
 
 
 def export(
-    model: Annotated[
-        str, typer.Argument(help="A run folder, a model folder, or the name of a pretrained model.")
-    ],
+    model: Model,
     format: Annotated[str, typer.Option(help=f"{', '.join(FORMATS)}.")],
     output: Annotated[Path, typer.Option(help="The file or folder to write; it must not exist.")],
     int8: Annotated[bool, typer.Option("--int8", help="Quantise to 8 bits: onnx, openvino, triton.")] = False,

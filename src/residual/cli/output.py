@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..recipes.schema import DATASETS
+
 DataDir = Annotated[
     Path | None,
     typer.Option(
@@ -17,6 +19,22 @@ DataDir = Annotated[
 ]
 Device = Annotated[
     str | None, typer.Option(help="cuda, mps (untested) or cpu; by default cuda if available.")
+]
+Model = Annotated[
+    str, typer.Argument(help="A run folder, a model folder, or the name of a pretrained model.")
+]
+TestData = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Another data set than the model's own: {', '.join(DATASETS)}, or photographs: a folder "
+        "with a folder for each class, or with train and val, or a CSV file."
+    ),
+]
+OnBadImage = Annotated[
+    str, typer.Option(help="At an image that cannot be decoded: stop, or skip it and name it.")
+]
+Decoders = Annotated[
+    int | None, typer.Option(help="Processes that decode images; by default what suits the machine.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Override = Annotated[

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import DataError, UsageError
 from . import answers
-from .output import Device, Json, print_note, printable
+from .output import Device, Json, Model, print_note, printable
 
 if TYPE_CHECKING:
     from ..inference.classifier import Classifier
@@ -51,9 +51,7 @@ def add_to(program: typer.Typer) -> None:
 
 
 def predict(
-    model: Annotated[
-        str, typer.Argument(help="A run folder, a model folder, or the name of a pretrained model.")
-    ],
+    model: Model,
     images: Images = None,
     top: Top = 5,
     as_json: Json = False,

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ from ..errors import DataError, ResidualError
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
+Item = TypeVar("Item")
 
 # forked workers start at once and share a long list of files; elsewhere a fork is unsafe or unknown
 START = "fork" if sys.platform == "linux" else "spawn"
@@ -66,6 +67,18 @@ def map_in_workers(function: Callable[[Key], Value], keys: Sequence[Key], worker
     finally:
         close()
         atexit.unregister(close)
+
+
+def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield items in lists of `size`, the last one perhaps shorter."""
+    batch: list[Item] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def default_workers(images: int, device: torch.device) -> int:

@@ -1,6 +1,6 @@
 """Evaluation on photographs in files: decoded in worker processes, tested by a protocol of the paper."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..data.decode import BadImageError
 from ..data.photos import Photos
 from ..data.preprocessing import Preprocessing
-from ..data.workers import map_in_workers
+from ..data.workers import in_batches, map_in_workers
 from ..models.fold import optimize_for_inference
 from ..models.network import Network
 from .classification import Accumulator, Evaluation
@@ -61,7 +61,7 @@ def evaluate_photos(
     try:
         watching = nullcontext() if recorder is None else recorder.watching(ready)
         with watching, closing(_decoded(test, photos, workers)) as decoded:
-            for batch in _batches(decoded, test.images_at_once):
+            for batch in in_batches(decoded, test.images_at_once):
                 good = [item for item in batch if not item.problem]
                 skipped += [photos.files[item.index] for item in batch if item.problem]
                 if good:
@@ -104,14 +104,3 @@ class _Load:
 
 def _decoded(protocol: Protocol, photos: Photos, workers: int) -> Generator[_Decoded, None, None]:
     yield from map_in_workers(_Load(protocol, photos), range(len(photos)), workers)
-
-
-def _batches(items: Iterable[_Decoded], size: int) -> Iterator[list[_Decoded]]:
-    batch: list[_Decoded] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

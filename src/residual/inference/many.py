@@ -1,6 +1,6 @@
 """Many image files classified: decoded in worker processes, a batch in memory at a time, bad ones named."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data.decode import BadImageError
 from ..data.preprocessing import Preprocessing
-from ..data.workers import default_workers, map_in_workers
+from ..data.workers import default_workers, in_batches, map_in_workers
 from ..errors import DataError, UsageError
 from .classifier import Classifier, Prediction
 
@@ -89,7 +89,7 @@ def _answers(
     done = 0
     load = _Load(classifier.config.preprocessing)
     with closing(map_in_workers(load, paths, workers)) as loaded:
-        for batch in _batches(zip(paths, loaded, strict=True), classifier.images_at_once):
+        for batch in in_batches(zip(paths, loaded, strict=True), classifier.images_at_once):
             yield from _classified(classifier, batch, top, features)
             done += len(batch)
             progress(done)
@@ -128,14 +128,3 @@ def _classified(
         else:
             predictions, row = next(rows)
             yield Answer(path, tuple(predictions), features=row)
-
-
-def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    batch: list[Item] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
