@@ -58,7 +58,7 @@ def find_material(config: ModelConfig, data_dir: Path | None) -> Material:
         return _drawn(preprocessing, count)
     if _is_there(config.data, data_dir):
         return _of_dataset(load_dataset(config.data, data_dir), preprocessing, count)
-    return _of_photos(_photographs(data_dir), preprocessing, count)
+    return _of_photos(_photographs(data_dir), data_dir.resolve().name, preprocessing, count)
 
 
 def calibration_images(config: ModelConfig, data_dir: Path) -> Tensor:
@@ -119,7 +119,7 @@ def _of_dataset(dataset: Dataset, preprocessing: Preprocessing, count: int) -> M
     )
 
 
-def _of_photos(photos: Photos, preprocessing: Preprocessing, count: int) -> Material:
+def _of_photos(photos: Photos, name: str, preprocessing: Preprocessing, count: int) -> Material:
     """Take photographs of all classes; those that cannot be decoded are left out."""
     found: list[Tensor] = []
     as_they_are: list[Tensor] = []
@@ -137,7 +137,7 @@ def _of_photos(photos: Photos, preprocessing: Preprocessing, count: int) -> Mate
         torch.stack(found),
         tuple(as_they_are),
         calibration,
-        f"{len(found)} photographs of {photos.root.name}",
+        f"{len(found)} photographs of {name}",
         note.removeprefix("INT8 calibrated on "),
         drawn=False,
     )
