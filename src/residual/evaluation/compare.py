@@ -17,8 +17,7 @@ from ..models.fold import optimize_for_inference
 from ..models.network import Network
 from ..runtime.device import resolve_device
 from ..runtime.progress import Reporter
-from ..zoo.model_folder import load_model
-from ..zoo.pretrained import find_model
+from ..zoo.pretrained import open_model
 from .classification import BATCH_SIZE
 from .evaluate import check_compatible, check_options, load_test_data, on_device
 from .matching import match_classes
@@ -111,14 +110,7 @@ def compare(
         ResidualError: a model or the data cannot be loaded, or a model was not trained for such data.
     """
     check_options("one-crop", on_bad_image, workers)
-    networks = [
-        model if isinstance(model, Network) else load_model(find_model(model)) for model in (first, second)
-    ]
-    for network in networks:
-        if network.config is None:
-            raise CheckpointError(
-                "this network was not loaded from a model folder, so its normalisation is not known"
-            )
+    networks = [open_model(model) for model in (first, second)]
     where = resolve_device(device)
     test = _test_images(networks, data, data_dir, dataset, on_bad_image)
     with Reporter(not quiet) as reporter:

@@ -24,8 +24,8 @@ from ..models.network import Network
 from ..recipes.schema import DATASETS
 from ..runtime.device import resolve_device
 from ..runtime.progress import Reporter
-from ..zoo.model_folder import ModelConfig, load_model
-from ..zoo.pretrained import find_model
+from ..zoo.model_folder import ModelConfig
+from ..zoo.pretrained import open_model
 from .classification import Evaluation, evaluate_split
 from .matching import few, match_classes, same_classes
 from .photos import evaluate_photos
@@ -67,12 +67,8 @@ def evaluate(
         ResidualError: the model or the data cannot be loaded, or the model was not trained for such data.
     """
     check_options(protocol, on_bad_image, workers)
-    network = model if isinstance(model, Network) else load_model(find_model(model))
-    config: ModelConfig | None = network.config
-    if config is None:
-        raise CheckpointError(
-            "this network was not loaded from a model folder, so its normalisation is not known"
-        )
+    network = open_model(model)
+    config: ModelConfig = network.config
     where = resolve_device(device)
     if dataset is None:
         dataset = load_test_data(data, config, data_dir, on_bad_image)

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import CheckpointError, RunError, UsageError
+from ..errors import RunError, UsageError
 from ..models.network import Network
 from ..runtime.files import found
 from ..zoo.facts import model_facts
-from ..zoo.model_folder import ModelConfig, load_model
-from ..zoo.pretrained import find_model
+from ..zoo.model_folder import ModelConfig
+from ..zoo.pretrained import find_model, open_model
 from . import checking, executorch, openvino, torch_export, triton, weights
 from .checking import Bounds, Check
 from .formats import check_options
@@ -137,21 +137,14 @@ def _load(model: str | Path | Network) -> tuple[Network, str | None]:
         CheckpointError: it has no config.
         UsageError: its images are not RGB.
     """
-    licence = None
-    if isinstance(model, Network):
-        network = copy.deepcopy(model).cpu().eval()
-    else:
-        folder = find_model(model)
-        network, licence = load_model(folder), model_facts(folder).licence
-    if network.config is None:
-        raise CheckpointError(
-            "this network is not from a model folder, so its classes and preprocessing are not known"
-        )
+    network = open_model(model)
     if network.config.in_channels != 3:
         raise UsageError(
             f"only networks of RGB images are exported: this one takes {network.config.in_channels} channels"
         )
-    return network, licence
+    if isinstance(model, Network):
+        return copy.deepcopy(network).cpu().eval(), None
+    return network, model_facts(find_model(model)).licence
 
 
 def _check_output(format: str, output: Path) -> None:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ..data.any_image import AnyImage
-from ..errors import CheckpointError, UsageError
+from ..errors import UsageError
 from ..models.fold import optimize_for_inference
 from ..models.network import Network
 from ..runtime.device import resolve_device
-from ..zoo.model_folder import ModelConfig, load_model
-from ..zoo.pretrained import find_model
+from ..zoo.model_folder import ModelConfig
+from ..zoo.pretrained import open_model
 from .engines import EngineName, open_engine
 
 PIXELS_AT_ONCE = 32 * 224 * 224  # of a batch: bounds the memory for feature maps
@@ -58,11 +58,7 @@ class Classifier:
         engine: EngineName = "torch",
         calibration: str | Path | None = None,
     ) -> None:
-        network = model if isinstance(model, Network) else load_model(find_model(model))
-        if network.config is None:
-            raise CheckpointError(
-                "this network is not from a model folder, so its classes and preprocessing are not known"
-            )
+        network = open_model(model)
         self.config: ModelConfig = network.config
         self.class_names = self.config.class_names
         self.device = resolve_device(device if engine == "torch" else "cpu")

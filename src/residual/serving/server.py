@@ -90,71 +90,78 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def guarded(limits: Limits, base: Any = HTTPProtocol) -> type[asyncio.Protocol]:
+class _Limited(asyncio.Protocol):
+    """What is put before uvicorn's protocol; the attributes without a value are uvicorn's."""
+
+    limits: Limits
+    loop: asyncio.AbstractEventLoop
+    transport: Any
+    cycle: Any
+    connections: set[Any]
+    _timer: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
+    _size = 0
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections:
+            self._refuse(503, b"Service Unavailable")
+        else:
+            self._wait(self.limits.header_seconds)
+
+    def data_received(self, data: bytes) -> None:
+        before = self.cycle
+        between = before is None or before.response_complete
+        if between:
+            self._size += len(data)
+            if self._timer is None:
+                self._wait(self.limits.header_seconds)
+        super().data_received(data)
+        if self.cycle is not before:
+            self._size = 0
+            self._rest()
+        elif between and self._size > self.limits.header_bytes:
+            self._refuse(431, b"Request Header Fields Too Large")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._rest()
+        if self._stalled is not None:
+            self._stalled.cancel()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(self.limits.answer_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+
+    def _wait(self, seconds: float) -> None:
+        self._timer = self.loop.call_later(seconds, self._refuse, 408, b"Request Timeout")
+
+    def _rest(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _refuse(self, status: int, reason: bytes) -> None:
+        self._rest()
+        if self.transport.is_closing():
+            return
+        with suppress(OSError):
+            self.transport.write(_refusal(status, reason))
+        self.transport.close()
+
+
+def guarded(limits: Limits, base: type[asyncio.Protocol] = HTTPProtocol) -> type[asyncio.Protocol]:
     """Return uvicorn's protocol with limits on headers, connections and on clients that do not read.
 
     uvicorn waits for headers and for a reading client without end, and with httptools takes headers of any
     size.
     """
-
-    class Guarded(base):  # type: ignore[misc]
-        _timer: asyncio.TimerHandle | None = None
-        _stalled: asyncio.TimerHandle | None = None
-        _size = 0
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            if len(self.connections) > limits.connections:
-                self._refuse(503, b"Service Unavailable")
-            else:
-                self._wait(limits.header_seconds)
-
-        def data_received(self, data: bytes) -> None:
-            before = self.cycle
-            between = before is None or before.response_complete
-            if between:
-                self._size += len(data)
-                if self._timer is None:
-                    self._wait(limits.header_seconds)
-            super().data_received(data)
-            if self.cycle is not before:
-                self._size = 0
-                self._rest()
-            elif between and self._size > limits.header_bytes:
-                self._refuse(431, b"Request Header Fields Too Large")
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._rest()
-            if self._stalled is not None:
-                self._stalled.cancel()
-            super().connection_lost(exc)
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._stalled = self.loop.call_later(limits.answer_seconds, self.transport.abort)
-
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            if self._stalled is not None:
-                self._stalled.cancel()
-
-        def _wait(self, seconds: float) -> None:
-            self._timer = self.loop.call_later(seconds, self._refuse, 408, b"Request Timeout")
-
-        def _rest(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-
-        def _refuse(self, status: int, reason: bytes) -> None:
-            self._rest()
-            if self.transport.is_closing():
-                return
-            with suppress(OSError):
-                self.transport.write(_refusal(status, reason))
-            self.transport.close()
-
-    return Guarded
+    return type("Guarded", (_Limited, base), {"limits": limits})
 
 
 def _refusal(status: int, reason: bytes) -> bytes:

@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import CheckpointError, UsageError
 from ..models.names import resolve_shortcut
 from ..runtime.files import found
 
@@ -51,6 +51,24 @@ def find_model(name_or_folder: str | Path) -> Path:
             f"{path} is not a run folder, a model folder or the name of a pretrained model; {_available()}"
         )
     return _folder(str(path))
+
+
+def open_model(model: "str | Path | Network") -> "Network":
+    """Return a network that has a config: a given one, or one by its run folder, model folder or name.
+
+    Raises:
+        UsageError: there is no such model.
+        CheckpointError: it cannot be loaded, or the given network has no config.
+    """
+    from ..models.network import Network
+    from .model_folder import load_model
+
+    network = model if isinstance(model, Network) else load_model(find_model(model))
+    if network.config is None:
+        raise CheckpointError(
+            "this network is not from a model folder, so its classes and preprocessing are not known"
+        )
+    return network
 
 
 def create_model(
