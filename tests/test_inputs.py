@@ -89,6 +89,7 @@ def test_feature_files_are_complete_or_not_there(tmp_path, suffix, monkeypatch):
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UsageError, match=r"pip install .*\[parquet\]"), feature_file(tmp_path / "f.parquet", 7):
+    said = r"pip install .*\[parquet\]"
+    with pytest.raises(UsageError, match=said), feature_file(tmp_path / "f.parquet", 7):
         pass
     assert not list(tmp_path.iterdir())

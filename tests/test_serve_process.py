@@ -1,6 +1,7 @@
 """The command `serve` as a process: what it refuses to start with, and how it stops."""
 
 import contextlib
+import gc
 import json
 import shutil
 import signal
@@ -118,6 +119,8 @@ def test_an_open_server_without_a_token_is_warned_of(cli, monkeypatch, options, 
         def run(self, sockets):
             self.ready()
             started.extend(sockets)
+            assert gc.get_freeze_count()  # no full collection while it serves
+            gc.unfreeze()
 
     monkeypatch.setattr(server, "create_server", Server)
     code, out, err = cli("serve", "resnet20", "--host", "0.0.0.0", "--port", "0", *options)

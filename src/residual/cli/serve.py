@@ -1,5 +1,6 @@
 """The command `serve`: models behind HTTP."""
 
+import gc
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -90,8 +91,14 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         where = f"http://{shown}:{bound.getsockname()[1]}"
         names = ", ".join(served)
-        server = create_server(app, limits, lambda: print_line(f"{names} at {where} (Ctrl-C stops)"))
+        server = create_server(app, limits, lambda: _announce(f"{names} at {where} (Ctrl-C stops)"))
         server.run(sockets=[bound])
+
+
+def _announce(line: str) -> None:
+    gc.collect()
+    gc.freeze()  # a full collection looks at all that torch has, and would stop every request for 0.1 s
+    print_line(line)
 
 
 def _load(
