@@ -99,7 +99,7 @@ def test_vgg_of_small_images(format, tmp_path, monkeypatch):
     monkeypatch.setattr(vgg, "HIDDEN", 16)
     monkeypatch.setattr(material, "MOST_IMAGES", 8)
     monkeypatch.setattr(checking, "BATCHES", (1, 7, 8))
-    found = residual.export(made("vgg19_bn"), format, tmp_path / "vgg.file")
+    found = residual.export(made("vgg19_bn"), format, tmp_path / f"vgg{SUFFIX[format]}")
     assert min(check.agreement for check in found.checks) == 1
 
 
@@ -409,7 +409,7 @@ def test_a_missing_engine_is_named_with_the_command_that_installs_it(
         ("torch-export", ["--half"], "torch-export takes no --half"),
         ("executorch", ["--with-preprocessing"], "executorch takes no --with-preprocessing"),
         ("onnx", ["--int8", "--half"], "exclude each other"),
-        ("torchvision", [], "ends in .pth, .pt or .safetensors"),
+        ("torchvision", [], "ends in .pth or .pt or .safetensors"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(format, flags, message, tmp_path, cli):
