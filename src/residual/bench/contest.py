@@ -113,7 +113,8 @@ def _serve(connection: Connection, work: Work, arguments: dict[str, Any]) -> Non
         except EOFError:
             if isinstance(steps, Generator):
                 steps.close()  # removes its files from the disk
-            multiprocessing.util._run_finalizers()  # type: ignore[attr-defined]  # of locks, such as tqdm's: else it is called a leak
+            # deletes locks, such as tqdm's, which would be called a leak
+            multiprocessing.util._run_finalizers()  # type: ignore[attr-defined]
             os._exit(0)  # loader workers notice by themselves; waiting for them can hang or complain
         if not count:
             connection.send(_peak_mib())
