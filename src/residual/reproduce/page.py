@@ -35,6 +35,7 @@ def results_page(results: Sequence[Result]) -> str:
         "",
         *_table_6(finished),
         "",
+        *_open(finished),
         "## Headline figures",
         "",
         "This project's own targets: the paper's error for 20 layers; for 44, whose error in the paper is",
@@ -48,17 +49,19 @@ def results_page(results: Sequence[Result]) -> str:
         "",
         "## Depth",
         "",
-        "Training error at the same step of the same recipe, seed 0. The paper's claim: plain networks get",
-        "worse with depth, residual networks do not. It is about networks trained to the end: rows with",
-        'steps "of" a longer schedule show only its beginning.',
+        "The paper's claim: plain networks get worse with depth, residual networks do not. The table has the",
+        "training error at the same step of the same recipe, seed 0. The claim is about networks trained to",
+        'the end: steps "of" a longer schedule are only its beginning.',
         "",
         *_depth(results),
         "",
         "## Figures",
         "",
-        "Figure 6: error against iterations. Figure 7: standard deviation of the layer responses; the paper",
-        "finds smaller responses in residual networks. Each is drawn for every recipe with which all these",
-        "networks were trained for the same number of steps.",
+        "Figure 6 is the error against iterations, with the test error at the end. Figure 7 is the standard",
+        "deviation of each layer's response after BN, before ReLU and addition; its axis is logarithmic. The",
+        "paper finds smaller responses in residual networks, and smaller ones in deeper of them. Orange is",
+        "plain, blue is residual, darker is deeper. There is a pair of figures for every recipe by which all",
+        "these networks were trained for the same number of steps.",
         "",
         *_figures(results),
         "## Every run",
@@ -95,6 +98,16 @@ def _table_6(results: Sequence[Result]) -> Iterable[str]:
             )
         if not ours:
             yield f"| {network} | {parameters} | {shown} | | 0 | | | | open |"
+
+
+def _open(finished: Sequence[Result]) -> Iterable[str]:
+    """Say what of the paper's table has not been run."""
+    missing = [name for name in PAPER_ERRORS if name not in {run["network"] for run in finished}]
+    if missing:
+        yield f"- Open: no full run yet of {', '.join(missing)}."
+    if all(run["recipe"] != "paper" for run in finished):
+        yield "- Open: the paper's own schedule, the recipe `paper`, has not been run to its end."
+    yield ""
 
 
 def _headlines(results: Sequence[Result]) -> Iterable[str]:

@@ -42,8 +42,8 @@ PAPER = Published(
     "Table 6; of 110 layers the mean of five",
     {network: PAPER_ERRORS[network] for network in COMPARED},
 )
-# Epochs are of all 50,000 training images: the first three by default of their programs, chenyaofo's by the
-# logs beside the weights, Keras's in the table of the example.
+# Epochs are of all 50,000 training images: akamaster's and hysts's by the settings in their repositories,
+# gcr's and Keras's as stated beside the errors, chenyaofo's by the logs beside the weights.
 OTHERS = (
     Published(
         "akamaster/pytorch_resnet_cifar10",
