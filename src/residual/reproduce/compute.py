@@ -9,7 +9,7 @@ from typing import Any
 
 from ..models.complexity import Complexity, complexity
 from ..models.names import parse_name
-from .published import OTHERS, PAPER, PAPER_SPREADS
+from .published import OTHERS, PAPER, PAPER_DEVIATIONS
 
 Result = dict[str, Any]
 PICTURE = "error-against-compute.png"
@@ -63,7 +63,7 @@ def all_series(finished: Sequence[Result]) -> list[Series]:
                 network,
                 training_compute(network, published.shortcut, published.images),
                 error,
-                PAPER_SPREADS.get(network) if published is PAPER else None,
+                PAPER_DEVIATIONS.get(network) if published is PAPER else None,
             )
             for network, error in published.errors.items()
         )

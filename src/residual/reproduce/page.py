@@ -11,7 +11,7 @@ from ..runtime.device import short_name
 from ..runtime.environment import short_commit
 from .compute import all_series, compute_section, counts
 from .plan import TARGETS
-from .published import PAPER_BEST, PAPER_ERRORS, PAPER_SPREADS
+from .published import PAPER_ERRORS, PAPER_SPREADS
 
 Result = dict[str, Any]
 
@@ -87,9 +87,7 @@ def _table_6(results: Sequence[Result]) -> Iterable[str]:
     for network, paper in PAPER_ERRORS.items():
         parameters = f"{counts(network).parameters / 1e6:.2f} M"
         ours = {recipe: errors for (name, recipe), errors in groups.items() if name == network}
-        shown = f"{paper:.2f}"
-        if network in PAPER_SPREADS:
-            shown += f" +- {PAPER_SPREADS[network]:.2f} (best of five {PAPER_BEST[network]:.2f})"
+        shown = PAPER_SPREADS.get(network, f"{paper:.2f}")
         for recipe, errors in ours.items():
             mean, spread = statistics.mean(errors), statistics.stdev(errors) if len(errors) > 1 else None
             yield (

@@ -12,8 +12,8 @@ PAPER_ERRORS = {
     "resnet110": 6.61,
     "resnet1202": 7.93,
 }
-PAPER_SPREADS = {"resnet110": 0.16}  # standard deviation of the five
-PAPER_BEST = {"resnet110": 6.43}  # of the five
+PAPER_DEVIATIONS = {"resnet110": 0.16}  # standard deviations of the five
+PAPER_SPREADS = {"resnet110": "6.61 +- 0.16 (best of five 6.43)"}
 COMPARED = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")  # those that others trained too
 
 
