@@ -7,9 +7,11 @@ from typing import Any
 from ..bench.page import speed_page
 from ..errors import RunError
 from ..runtime.files import write_text
+from .compute import PICTURE, all_series
+from .compute_figure import error_against_compute
 from .figures import figure_4, figure_6, figure_7
 from .imagenette_page import imagenette_page, in_figure
-from .page import results_page, trained_alike
+from .page import figure_title, results_page, trained_alike, whole_runs
 from .results import load_results
 
 
@@ -42,7 +44,9 @@ def _write_results(runs: list[dict[str, Any]], output: Path) -> list[Path]:
     for recipe, alike in trained_alike(runs).items():
         for number, draw in ((6, figure_6), (7, figure_7)):
             written.append(output / f"figure{number}-{recipe}.png")
-            draw(alike, written[-1])
+            draw(alike, written[-1], figure_title(alike[0]))
+    written.append(output / PICTURE)
+    error_against_compute(all_series(whole_runs(runs)), written[-1])
     return written
 
 
