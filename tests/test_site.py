@@ -105,3 +105,16 @@ def test_every_extra_is_explained():
 def test_links_of_the_readme_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text()):
         assert (ROOT / target).is_file(), target
+
+
+def test_figures_of_the_first_pages_stand_on_the_pages_that_they_link_to():
+    checked = 0
+    for page in (ROOT / "README.md", DOCS / "index.md"):
+        items = re.split(r"\n(?=[|-] )|\n\n", page.read_text())
+        for item in items:
+            links = re.findall(r"\]\(([^)#:]+\.md)", item)
+            for figure in re.findall(r"\d[\d,]*\.\d+|\d,\d{3}", item) if links else ():
+                shown = "".join((page.parent / link).read_text() for link in links)
+                assert figure in shown, f"{page.name}: {figure} is not in {links}"
+                checked += 1
+    assert checked > 10
