@@ -96,6 +96,13 @@ def test_every_page_is_in_the_navigation():
     assert sorted(listed) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 
 
+def test_every_picture_is_there():
+    """The strict build checks links, but not pictures."""
+    for page in DOCS.rglob("*.md"):
+        for target in re.findall(r"!\[[^]]*\]\(([^)\s]+)", page.read_text()):
+            assert (page.parent / target).is_file(), f"{page.name}: {target}"
+
+
 def test_every_extra_is_explained():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     explained = re.findall(r"^\| `(\w+)` \|", (DOCS / "install.md").read_text(), re.MULTILINE)
