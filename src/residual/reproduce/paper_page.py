@@ -124,11 +124,15 @@ def _depths(alike: Mapping[str, Sequence[Result]]) -> Iterable[str]:
         yield "Not run yet."
         return
     yield _table(("network", "recipe", "steps", "training error", "test error"), rows)
-    whole = [
-        recipe for recipe, runs in alike.items() if runs[0]["iterations"] == runs[0]["schedule_iterations"]
-    ]
-    for recipe in whole:
+    for recipe in _to_the_end(alike):
         yield f"![Error against iterations, plain networks left, residual right](figure6-{recipe}.png)"
+
+
+def _to_the_end(alike: Mapping[str, Sequence[Result]]) -> Iterable[str]:
+    """Name the recipes whose runs were not cut short."""
+    for recipe, runs in alike.items():
+        if runs[0]["iterations"] == runs[0]["schedule_iterations"]:
+            yield recipe
 
 
 def _shortcuts() -> Iterable[str]:
@@ -222,10 +226,11 @@ def _responses(alike: Mapping[str, Sequence[Result]]) -> Iterable[str]:
     if rows:
         yield (
             "Figure 7, the standard deviation of the layer responses: the paper finds it smaller in\n"
-            "residual networks, and smaller still in deeper ones. Here, the mean over all layers; layer by\n"
-            "layer in [Results](results.md):"
+            "residual networks, and smaller still in deeper ones. Here, the mean over all layers:"
         )
         yield _table(("network", "recipe", "steps", "mean standard deviation"), rows)
+    for recipe in _to_the_end(alike):
+        yield f"![Standard deviation of the layer responses, by layer and by size](figure7-{recipe}.png)"
 
 
 def _two(error: float) -> str:
