@@ -11,7 +11,9 @@ from .compute import PICTURE, all_series
 from .compute_figure import error_against_compute
 from .figures import figure_4, figure_6, figure_7
 from .imagenette_page import imagenette_page, in_figure
+from .models_page import models_page
 from .page import figure_title, results_page, trained_alike, whole_runs
+from .paper_page import paper_page
 from .results import load_results
 
 
@@ -32,7 +34,12 @@ def write_pages(results: Path, output: Path) -> list[Path]:
             write_text(output / "speed.md", speed_page(benches))
             written.append(output / "speed.md")
         written += _write_results(runs, output) if runs else []
-        return written + (_write_imagenette(photographs, output) if photographs else [])
+        written += _write_imagenette(photographs, output) if photographs else []
+        if runs:
+            write_text(output / "models.md", models_page(runs, photographs, benches))
+            write_text(output / "paper.md", paper_page(runs, photographs))
+            written += [output / "models.md", output / "paper.md"]
+        return written
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"cannot make the pages: {type(error).__name__}: {error}") from error
 
