@@ -17,7 +17,8 @@ from residual.reproduce.page import HEADLINES, PAPER_ERRORS
 from residual.reproduce.results import provenance
 from residual.runtime.files import write_json, write_text
 from residual.training.run_folder import Run
-from residual.zoo.model_card import model_card
+from residual.zoo.facts import LICENCE
+from residual.zoo.model_card import Measured, model_card
 from residual.zoo.model_folder import load_model, save_model
 from residual.zoo.pretrained import MEASURED, WEIGHTS
 
@@ -92,7 +93,8 @@ def _store(run: Run, folder: Path, data_dir: Path | None) -> float:
         "seed": run.recipe.seed,
         "trained with": f"`{facts['command']}`",
     }
-    write_text(folder / "README.md", model_card(network.config, rows))
+    card = model_card(network.config, rows, measured=Measured.of(found.as_dict()), licence=LICENCE.lower())
+    write_text(folder / "README.md", card)
     write_json(folder / MEASURED, facts)
     return found.error
 

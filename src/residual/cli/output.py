@@ -21,7 +21,8 @@ Device = Annotated[
     str | None, typer.Option(help="cuda, mps (untested) or cpu; by default cuda if available.")
 ]
 Model = Annotated[
-    str, typer.Argument(help="A run folder, a model folder, or the name of a pretrained model.")
+    str,
+    typer.Argument(help="A run folder, a model folder, the name of a pretrained model, or hf-hub:USER/NAME."),
 ]
 TestData = Annotated[
     str | None,

@@ -27,7 +27,8 @@ def add_to(program: typer.Typer) -> None:
 
 def serve(
     models: Annotated[
-        list[str], typer.Argument(help="Run folders, model folders or names of pretrained models.")
+        list[str],
+        typer.Argument(help="Run folders, model folders, names of pretrained models or hf-hub:USER/NAME."),
     ],
     host: Annotated[str, typer.Option(help="The address to listen on.")] = LOOPBACK[0],
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free.")] = 8000,
@@ -112,6 +113,7 @@ def _load(
     from ..inference.classifier import Classifier
     from ..runtime.device import flush_denormals
     from ..zoo.facts import model_facts
+    from ..zoo.hub import is_hub_name, repository
     from ..zoo.pretrained import find_model
 
     flush_denormals()  # and no more of `prepare`: memory goes back to the system after a large image
@@ -121,7 +123,7 @@ def _load(
     facts: dict[str, ModelFacts] = {}
     for model in models:
         folder = find_model(model)
-        name = folder.resolve().name
+        name = repository(model).rpartition("/")[2] if is_hub_name(model) else folder.resolve().name
         if name in served:
             raise UsageError(f"two of the models have the name {name}: rename a folder")
         served[name] = Classifier(

@@ -7,23 +7,29 @@ in huggingface_hub's cache, which also serves them where there is no connection.
 import hashlib
 import re
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeGuard
 
 from ..errors import CheckpointError, UsageError
 from ..runtime.extras import how_to_install
 from ..runtime.files import read_bounded
 from ..runtime.unpickle import MAX_BYTES
-from .model_folder import MAX_CONFIG
+from .own_network import MAX_CONFIG
 
 PREFIX = "hf-hub:"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the second only where the first is missing
 CONFIGS = ("config.json", "preprocessor_config.json")
-_NAME = re.compile(r"hf-hub:([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
+REPOSITORY = r"[\w-][\w.-]*/[\w-][\w.-]*"
+_NAME = re.compile(rf"hf-hub:({REPOSITORY})(?:@([\w./-]+))?")
 
 
-def is_hub_name(name: str | Path) -> bool:
+def is_hub_name(name: str | Path) -> TypeGuard[str]:
     """Tell a name of the hub from a file."""
     return isinstance(name, str) and name.startswith(PREFIX)
+
+
+def repository(name: str) -> str:
+    """Return USER/NAME of hf-hub:USER/NAME@REVISION."""
+    return name.removeprefix(PREFIX).partition("@")[0]
 
 
 def fetch(name: str, timeout: float = 10.0) -> Path:
@@ -93,7 +99,7 @@ class _HubModel:
         try:
             path = Path(self.hub.hf_hub_download(self.repository, file, revision=self.revision))
         except Exception as error:
-            raise CheckpointError(f"cannot fetch {file} of {self.name}: {_in_short(error)}") from error
+            raise CheckpointError(f"cannot fetch {file} of {self.name}: {in_short(error)}") from error
         _check(path, facts.etag, limit)
         return path
 
@@ -124,7 +130,7 @@ class _HubModel:
         if self.silence is None:
             raise CheckpointError(f"{self.name} has neither {WEIGHTS[0]} nor {WEIGHTS[1]}")
         raise CheckpointError(
-            f"{self.name} is not in the cache, and the hub does not answer: {_in_short(self.silence)}"
+            f"{self.name} is not in the cache, and the hub does not answer: {in_short(self.silence)}"
         ) from self.silence
 
 
@@ -150,6 +156,6 @@ def _check(path: Path, etag: str | None, limit: int) -> None:
         )
 
 
-def _in_short(error: Exception) -> str:
+def in_short(error: Exception) -> str:
     """Return the first line of another library's message."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]
