@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..recipes.catalog import get_recipe
 from ..recipes.schema import DATASETS, Recipe, parse_overrides
 from ..runtime.duration import parse_duration
+from ..training.loggers.logger import check_loggers
 from ..training.run_folder import Run
 from . import train_options as options
 from .models import Variant
@@ -62,6 +63,7 @@ def train(
     seeds: options.Seeds = None,
     jobs: options.Jobs = None,
     resume: options.Resume = None,
+    logger: options.LoggerName = None,
     verbose: options.Verbose = False,
     as_json: Json = False,
 ) -> None:
@@ -80,13 +82,14 @@ def train(
     changes |= parse_overrides(override or [])
     room = options.parse_size(cache) if cache else 0
     reading = {"workers": workers, "cache": room, "on_bad_image": on_bad_image, "group": group}
+    reading["logger"] = loggers = check_loggers(logger or ())
     where = {"data_dir": data_dir, "device": device}
     _refuse_combinations(seeds, jobs, continued, add_classes)
     if find_lr:
         _refuse_with_find_rate(changes, seeds, resume)
     if resume is not None:
         _refuse_with_resume(output, epochs, image_size, cache, on_bad_image, group, continued)
-        results = [_resume(resume, model, recipe, changes, workers=workers, **where)]
+        results = [_resume(resume, model, recipe, changes, workers=workers, logger=loggers, **where)]
     else:
         chosen = choose(Wanted(model, recipe, name, data_dir, changes, image_size, epochs, continued, group))
         if seeds:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import NoReturn, TypeGuard
 
-from ..errors import CheckpointError, UsageError
+from ..errors import CheckpointError, UsageError, in_short
 from ..runtime.extras import how_to_install
 from ..runtime.files import read_bounded
 from ..runtime.unpickle import MAX_BYTES
@@ -154,8 +154,3 @@ def _check(path: Path, etag: str | None, limit: int) -> None:
         raise CheckpointError(
             f"{path} is cut or altered, by its digest: delete {path.resolve()} and fetch it again"
         )
-
-
-def in_short(error: Exception) -> str:
-    """Return the first line of another library's message."""
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]

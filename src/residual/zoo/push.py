@@ -8,12 +8,12 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 
 from .._version import __version__
-from ..errors import CheckpointError, ResidualError, RunError, UsageError
+from ..errors import CheckpointError, ResidualError, RunError, UsageError, in_short
 from ..models.network import Network
 from ..runtime.extras import how_to_install
 from ..runtime.files import found, read_bounded, write_text
 from .facts import model_facts
-from .hub import PREFIX, REPOSITORY, in_short
+from .hub import PREFIX, REPOSITORY
 from .model_card import ADDRESS, model_card
 from .model_folder import ModelConfig, find_config, load_model, save_model
 from .pretrained import find_model, open_model

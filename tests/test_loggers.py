@@ -1,0 +1,325 @@
+"""Loggers: what reaches them, what a resume does, and that none of them changes or stops training."""
+
+import json
+import sys
+import types
+from typing import Any
+
+import pytest
+
+import residual
+from residual.errors import InterruptedRunError, RunError, UsageError
+from residual.runtime.progress import Reporter
+from residual.runtime.signals import stop_signals
+from residual.training.loggers import tracker
+from residual.training.loggers.logger import LOGGERS
+from residual.training.run_folder import Run
+
+RECIPE = residual.get_recipe("demo", "resnet8").replace(
+    {
+        "iterations": 10,
+        "batch_size": 8,
+        "validation": 40,
+        "curve": "none",
+        "log_every": 2,
+        "evaluate_every": 4,
+        "checkpoint_every": 2,
+        "deterministic": True,
+    }
+)
+
+
+class Heard(Reporter):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__(False)
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+class Kept:
+    """A logger that keeps everything, and cannot take anything back."""
+
+    remote_id, place = "the-id", "Kept: here"
+
+    def __init__(self) -> None:
+        self.points: list[tuple[int, dict[str, float]]] = []
+        self.finished: dict[str, Any] = {}
+        self.closed: list[bool] = []
+        self.fails_at = ""
+        self.opened: list[str | None] = []
+
+    @property
+    def sent(self) -> int:
+        return self.before
+
+    def open(self, name: str, run: Run, remote_id: str | None) -> "Kept":
+        self.before = len(self.points)
+        self.opened.append(remote_id)
+        self.fail("open")
+        return self
+
+    def fail(self, where: str) -> None:
+        if where == self.fails_at:
+            raise OSError("the server\nis away")
+
+    def scalars(self, step, values) -> None:
+        self.fail(f"scalars {step}")
+        self.points.append((step, dict(values)))
+
+    def finish(self, step, figures, pictures) -> None:
+        self.fail("finish")
+        self.finished = {"step": step, "figures": figures, "pictures": pictures}
+
+    def close(self, ended) -> None:
+        self.closed.append(ended)
+        self.fail("close")
+
+
+@pytest.fixture
+def kept(monkeypatch) -> Kept:
+    """Put a logger in wandb's place."""
+    found = Kept()
+    monkeypatch.setattr(tracker, "open_logger", found.open)
+    monkeypatch.setitem(sys.modules, "wandb", types.ModuleType("wandb"))
+    return found
+
+
+def points_of(run: Run) -> list[tuple[int, dict[str, float]]]:
+    """What a logger should have of a run."""
+    return [
+        (
+            record["step"],
+            {f"{record['kind']}/{key}": v for key, v in record.items() if key not in ("step", "kind")},
+        )
+        for record in run.metrics()
+    ]
+
+
+def untimed(points: list[tuple[int, dict[str, float]]]) -> list[tuple[int, dict[str, float]]]:
+    return [(step, {k: v for k, v in values.items() if "images_per" not in k}) for step, values in points]
+
+
+def test_a_logger_sees_exactly_the_records_and_the_result(kept, tmp_path):
+    reporter = Heard()
+    result = residual.train(RECIPE, output=tmp_path / "run", logger="wandb", reporter=reporter)
+    assert kept.points == points_of(Run.open(tmp_path / "run"))
+    assert {key for _, values in kept.points for key in values} >= {"train/loss", "validation/error"}
+    assert (kept.opened, kept.closed) == ([None], [True])
+    figures = kept.finished["figures"]
+    assert (kept.finished["step"], figures["error"]) == (10, result.error)
+    assert figures["validation_best.step"] == result.figures["validation_best"]["step"]
+    pictures = kept.finished["pictures"]
+    assert {name: picture.mode for name, picture in pictures.items()} == {"curves": "RGB", "confusion": "RGB"}
+    assert "logged to Kept: here" in reporter.lines
+    assert json.loads((tmp_path / "run/loggers.json").read_text()) == {"wandb": "the-id"}
+
+
+def test_a_resume_goes_on_in_the_same_remote_run_without_doubled_points(kept, tmp_path, stop_at):
+    def kill(_trainer):
+        raise MemoryError("as kill -9 would")
+
+    restore = stop_at(7, kill)
+    with pytest.raises(RunError):
+        residual.train(RECIPE, output=tmp_path / "run", logger="wandb", quiet=True)
+    restore()
+    assert [step for step, _ in kept.points] == [2, 4, 4, 6]
+    for path in (tmp_path / "run/checkpoints").glob("last-00000006.pt*"):
+        path.unlink()  # so that steps 5 and 6 are repeated
+    assert not kept.closed[-1]
+    residual.resume(tmp_path / "run", quiet=True)
+    assert kept.opened == [None, "the-id"]
+    assert [step for step, _ in kept.points] == [2, 4, 4, 6, 8, 8, 10, 10]
+    assert untimed(kept.points) == untimed(points_of(Run.open(tmp_path / "run")))
+    assert kept.closed[-1]
+
+
+def test_a_run_that_a_signal_stops_is_closed_as_such_and_resumed(kept, tmp_path, stop_at):
+    restore = stop_at(3, lambda _: setattr(stop_signals, "number", 15))
+    with pytest.raises(InterruptedRunError):
+        residual.train(RECIPE, output=tmp_path / "run", logger="wandb", quiet=True)
+    restore()
+    assert kept.closed == [False]
+    residual.resume(tmp_path / "run", quiet=True)
+    assert [step for step, _ in kept.points] == [2, 4, 4, 6, 8, 8, 10, 10]
+
+
+@pytest.mark.parametrize("fault", ["open", "scalars 4", "finish", "close"])
+def test_one_that_fails_never_stops_training(kept, tmp_path, fault):
+    kept.fails_at, reporter = fault, Heard()
+    residual.train(RECIPE, output=tmp_path / "run", logger="wandb", reporter=reporter)
+    warnings = [line for line in reporter.lines if line.startswith("warning")]
+    assert warnings == ["warning: nothing more is logged to wandb: OSError: the server"]
+    assert Run.open(tmp_path / "run").result is not None
+
+
+def test_what_is_missing_is_said_before_anything_is_written(tmp_path, monkeypatch, cli):
+    with pytest.raises(
+        UsageError, match="unknown logger 'comet': the loggers are tensorboard, wandb, mlflow"
+    ):
+        residual.train(RECIPE, output=tmp_path / "run", logger=["comet"])
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    code, _, err = cli(
+        "train", "resnet8", "--data", "digits", "--logger", "wandb", "--output", tmp_path / "r"
+    )
+    assert (code, err) == (
+        2,
+        "residual: the logger wandb needs wandb: pip install -c constraints.txt -e '.[wandb]'\n",
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_file_of_ids_leaves_the_run_whole(kept, tmp_path, stop_at):
+    restore = stop_at(3, lambda _: setattr(stop_signals, "number", 15))
+    with pytest.raises(InterruptedRunError):
+        residual.train(RECIPE, output=tmp_path / "run", quiet=True)
+    restore()
+    (tmp_path / "run/loggers.json").write_text('["x"')
+    residual.resume(tmp_path / "run", logger="wandb", quiet=True)
+    assert untimed(kept.points) == untimed(points_of(Run.open(tmp_path / "run"))), "also of before"
+
+
+def test_names_in_the_confusion_matrix_may_be_anything():
+    from residual.training.loggers.pictures import draw_confusion
+
+    names = ["$x", "日本", "a_very_long_name_of_a_class_indeed", "\\frac", "", "<b>"]
+    assert draw_confusion([[1] * 6] * 6, names).size > (100, 100)
+    assert draw_confusion([[0] * 300] * 300, [str(n) for n in range(300)]).size > (100, 100)
+
+
+# TensorBoard
+
+
+def test_tensorboard_has_each_step_once_after_a_resume(tmp_path, stop_at, monkeypatch):
+    pytest.importorskip("tensorboard")
+    with monkeypatch.context() as without:
+        for name in LOGGERS:
+            without.setitem(sys.modules, name, None)  # an import would fail
+        plain = residual.train(RECIPE, output=tmp_path / "plain", quiet=True)
+
+    def kill(_trainer):
+        raise MemoryError("as kill -9 would")
+
+    restore = stop_at(7, kill)
+    with pytest.raises(RunError):
+        residual.train(RECIPE, output=tmp_path / "run", logger="tensorboard", quiet=True)
+    restore()
+    for path in (tmp_path / "run/checkpoints").glob("last-00000006.pt*"):
+        path.unlink()
+    result = residual.resume(tmp_path / "run", quiet=True)
+    assert result.figures["model_sha256"] == plain.figures["model_sha256"], "the same weights as without"
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    for kind in ("train", "validation"):
+        for key in ("loss", "error"):
+            shown = [(event.step, event.value) for event in found.Scalars(f"{kind}/{key}")]
+            records = Run.open(tmp_path / "run").metrics(kind)
+            assert shown == [(record["step"], pytest.approx(record[key])) for record in records]
+    assert found.Scalars("result/error")[0].value == pytest.approx(result.error)
+    assert {"curves", "confusion"} <= set(found.Tags()["images"])
+    assert "recipe/text_summary" in found.Tags()["tensors"]
+
+
+# Weights & Biases and MLflow, where they are installed
+
+
+@pytest.mark.slow
+def test_wandb_offline(tmp_path, stop_at, monkeypatch):
+    pytest.importorskip("wandb", reason="needs wandb, which is in no extra that tests install")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    reporter = Heard()
+    restore = stop_at(5, lambda _: setattr(stop_signals, "number", 15))
+    with pytest.raises(InterruptedRunError):
+        residual.train(RECIPE, output=tmp_path / "run", logger="wandb", reporter=reporter)
+    restore()
+    assert not [line for line in reporter.lines if line.startswith("warning")]
+    name = json.loads((tmp_path / "run/loggers.json").read_text())["wandb"]
+    residual.resume(tmp_path / "run", reporter=reporter)
+    assert not [line for line in reporter.lines if line.startswith("warning")]
+    parts = sorted((tmp_path / "run/wandb").glob(f"offline-run-*-{name}/run-{name}.wandb"))
+    assert len(parts) == 2, "two parts of one run"
+    rows = [row for part in parts for row in read_rows(part)]
+    steps = [row["step"] for row in rows if "train/loss" in row or "validation/loss" in row]
+    assert steps == [record["step"] for record in Run.open(tmp_path / "run").metrics()]
+    assert "curves" in rows[-1]
+    assert "confusion" in rows[-1]
+
+
+def read_rows(path) -> list[dict[str, Any]]:
+    """Read the rows of a file of wandb's."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    store, rows = DataStore(), []
+    store.open_for_scan(str(path))
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            rows.append(
+                {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+            )
+    return rows
+
+
+@pytest.mark.slow
+def test_wandb_without_a_login_is_given_up(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="needs wandb, which is in no extra that tests install")
+    for key in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    reporter = Heard()
+    residual.train(RECIPE, output=tmp_path / "run", logger="wandb", reporter=reporter)
+    (warning,) = [line for line in reporter.lines if line.startswith("warning")]
+    assert warning.startswith("warning: nothing more is logged to wandb: there is no login: `wandb login`")
+
+
+@pytest.mark.slow
+def test_mlflow_in_a_local_store(tmp_path, stop_at, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="needs mlflow, which is in no extra that tests install")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    reporter = Heard()
+
+    def kill(_trainer):
+        raise MemoryError("as kill -9 would")
+
+    restore = stop_at(7, kill)
+    with pytest.raises(RunError):
+        residual.train(RECIPE, output=tmp_path / "run", logger="mlflow", reporter=reporter)
+    restore()
+    for path in (tmp_path / "run/checkpoints").glob("last-00000006.pt*"):
+        path.unlink()
+    result = residual.resume(tmp_path / "run", reporter=reporter)
+    assert not [line for line in reporter.lines if line.startswith("warning")]
+    name = json.loads((tmp_path / "run/loggers.json").read_text())["mlflow"]
+    client = mlflow.MlflowClient()
+    for kind in ("train", "validation"):
+        history = client.get_metric_history(name, f"{kind}/error")
+        records = Run.open(tmp_path / "run").metrics(kind)
+        assert [(point.step, point.value) for point in history] == [(r["step"], r["error"]) for r in records]
+    found = client.get_run(name)
+    assert found.info.status == "FINISHED"
+    assert found.data.metrics["result/error"] == result.error
+    assert found.data.params["optimizer.learning_rate"] == str(RECIPE.optimizer.learning_rate)
+    assert {file.path for file in client.list_artifacts(name)} >= {"curves.png", "confusion.png"}
+
+
+@pytest.mark.slow
+def test_mlflow_without_a_server_is_given_up(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="needs mlflow, which is in no extra that tests install")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    for key in ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
+        monkeypatch.setenv(key, "1")
+    reporter = Heard()
+    residual.train(RECIPE, output=tmp_path / "run", logger="mlflow", reporter=reporter)
+    (warning,) = [line for line in reporter.lines if line.startswith("warning")]
+    assert warning.startswith("warning: nothing more is logged to mlflow: MlflowException: ")
