@@ -87,6 +87,7 @@ def _store(run: Run, folder: Path, data_dir: Path | None) -> float:
     }
     rows = {
         f"error on the {found.images:,} test images, as stored here": f"{found.error:.2f} %",
+        "its 95 % confidence interval": "{:.2f} to {:.2f} %".format(*found.error_interval),
         "weights": "half precision (float16)",
         "training error, last window": f"{result['training_error']:.2f} %",
         "iterations": f"{result['iterations']:,} of batch {run.recipe.batch_size}",

@@ -1,8 +1,10 @@
 """Loggers: what reaches them, what a resume does, and that none of them changes or stops training."""
 
 import json
+import struct
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -228,10 +230,8 @@ def test_tensorboard_has_each_step_once_after_a_resume(tmp_path, stop_at, monkey
 
 
 @pytest.mark.slow
-def test_wandb_offline(tmp_path, stop_at, monkeypatch):
-    pytest.importorskip("wandb", reason="needs wandb, which is in no extra that tests install")
+def test_wandb_offline(wandb, tmp_path, stop_at, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     reporter = Heard()
     restore = stop_at(5, lambda _: setattr(stop_signals, "number", 15))
     with pytest.raises(InterruptedRunError):
@@ -241,39 +241,48 @@ def test_wandb_offline(tmp_path, stop_at, monkeypatch):
     name = json.loads((tmp_path / "run/loggers.json").read_text())["wandb"]
     residual.resume(tmp_path / "run", reporter=reporter)
     assert not [line for line in reporter.lines if line.startswith("warning")]
+    wandb.teardown()  # waits until files are written
     parts = sorted((tmp_path / "run/wandb").glob(f"offline-run-*-{name}/run-{name}.wandb"))
     assert len(parts) == 2, "two parts of one run"
     rows = [row for part in parts for row in read_rows(part)]
     steps = [row["step"] for row in rows if "train/loss" in row or "validation/loss" in row]
     assert steps == [record["step"] for record in Run.open(tmp_path / "run").metrics()]
-    assert "curves" in rows[-1]
-    assert "confusion" in rows[-1]
+    assert any(key.startswith("curves") for key in rows[-1])
+    assert any(key.startswith("confusion") for key in rows[-1])
 
 
-def read_rows(path) -> list[dict[str, Any]]:
-    """Read the rows of a file of wandb's."""
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of a file of wandb's: 7 bytes, then records in LevelDB's log format."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
-    store, rows = DataStore(), []
-    store.open_for_scan(str(path))
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
-            items = record.history.item
-            rows.append(
-                {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
-            )
+    content, place, part, rows = path.read_bytes(), 7, b"", []
+    while place + 7 <= len(content):
+        if 32768 - place % 32768 < 7:  # the rest of a block that has no room for a header
+            place += 32768 - place % 32768
+        size, kind = struct.unpack("<HB", content[place + 4 : place + 7])
+        part, place = part + content[place + 7 : place + 7 + size], place + 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            record, part = wandb_internal_pb2.Record.FromString(part), b""
+            if record.WhichOneof("record_type") == "history":
+                items = record.history.item
+                rows.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
     return rows
 
 
-@pytest.mark.slow
-def test_wandb_without_a_login_is_given_up(tmp_path, monkeypatch):
-    pytest.importorskip("wandb", reason="needs wandb, which is in no extra that tests install")
+@pytest.fixture
+def wandb(tmp_path, monkeypatch):
+    """Weights & Biases without an account and without settings of before."""
+    library = pytest.importorskip("wandb", reason="needs wandb, which is in no extra that tests install")
     for key in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(key, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    library.teardown()
+    yield library
+    library.teardown()
+
+
+@pytest.mark.slow
+def test_wandb_without_a_login_is_given_up(wandb, tmp_path):
     reporter = Heard()
     residual.train(RECIPE, output=tmp_path / "run", logger="wandb", reporter=reporter)
     (warning,) = [line for line in reporter.lines if line.startswith("warning")]

@@ -81,15 +81,17 @@ def train(
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     changes |= parse_overrides(override or [])
     room = options.parse_size(cache) if cache else 0
-    reading = {"workers": workers, "cache": room, "on_bad_image": on_bad_image, "group": group}
-    reading["logger"] = loggers = check_loggers(logger or ())
+    reading: dict[str, Any] = {"workers": workers, "cache": room, "on_bad_image": on_bad_image}
+    reading |= {"group": group, "logger": check_loggers(logger or ())}
     where = {"data_dir": data_dir, "device": device}
     _refuse_combinations(seeds, jobs, continued, add_classes)
     if find_lr:
         _refuse_with_find_rate(changes, seeds, resume)
     if resume is not None:
         _refuse_with_resume(output, epochs, image_size, cache, on_bad_image, group, continued)
-        results = [_resume(resume, model, recipe, changes, workers=workers, logger=loggers, **where)]
+        results = [
+            _resume(resume, model, recipe, changes, workers=workers, logger=reading["logger"], **where)
+        ]
     else:
         chosen = choose(Wanted(model, recipe, name, data_dir, changes, image_size, epochs, continued, group))
         if seeds:

@@ -20,6 +20,7 @@ KNOWN = {
     "cifar100": (100, "CIFAR-100", "uoft-cs/cifar100"),
     "imagenet-1k": (1000, "ImageNet (ILSVRC 2012)", "ILSVRC/imagenet-1k"),
 }
+PAPER = "He et al., 2015, https://arxiv.org/abs/1512.03385"
 OTHER = "imagefolder"  # what the hub's cards call images that are no data set there
 MOST_CLASSES = 100  # that are named
 PLAIN = re.compile(r"[A-Za-z]([\w ./-]*\w)?", re.ASCII)  # text that needs no quotes in YAML, but for the next
@@ -158,7 +159,7 @@ def _description(config: "ModelConfig", own: bool) -> str:
     shortcuts = f"option {config.shortcut}" if config.shortcut else "none"
     variant = f" Variant: {config.variant}." if config.variant else ""
     return (
-        f'A network of "Deep Residual Learning for Image Recognition" (He et al., 2015): {what}.\n'
+        f'A network of "Deep Residual Learning for Image Recognition" ({PAPER}): {what}.\n'
         f"Shortcuts: {shortcuts}.{variant} {trained}"
     )
 

@@ -96,7 +96,7 @@ class Tracker:
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers among values, and those in objects among them as "OBJECT.KEY"."""
-    found = {}
+    found: dict[str, float] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
             found |= {f"{key}.{inner}": number for inner, number in _numbers(value).items()}
