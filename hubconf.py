@@ -9,7 +9,7 @@ _sys.path.insert(0, str(_Path(__file__).resolve().parent / "src"))  # no install
 
 import residual as _residual
 
-dependencies = ["torch", "numpy", "PIL", "pydantic", "safetensors", "filelock"]
+dependencies = ["torch", "numpy", "PIL", "pydantic", "safetensors", "filelock", "rich"]
 
 
 def _entry(name: str) -> "_Callable[..., _residual.models.network.Network]":

@@ -202,5 +202,6 @@ def test_the_command_finetunes_from_the_hub(stand_in, photographs, tmp_path, mon
     assert code == 0, err
     recipe = Run.open(tmp_path / "run").recipe
     assert (recipe.name, recipe.weights, recipe.optimizer.body_rate) == ("finetune", NAME, 0.01)
+    assert "\nbase_model: someone/net\n" in (tmp_path / "run/model/README.md").read_text()
     assert f"note: starting from ImageNet weights {NAME} (recipe finetune)\n" in err
     assert "all but 2 of the last layer's 3 classes" in err, "cat is one of the model's"

@@ -49,7 +49,7 @@ def test_any_name_is_yaml_and_one_line_of_markdown(config, name):
     classes = text[text.index("## Classes") :].splitlines()
     assert len(classes) == 3, "a name makes no line of its own"
     assert classes[2].endswith(", cat")
-    assert "<b>" not in text.replace("\\<b", "")
+    assert "<b>" not in text.replace("\\<b", "").replace(f"`{name}`", "")
     assert "datasets" not in front
 
 
@@ -77,11 +77,14 @@ def test_the_figures_for_the_hub(config):
 
 
 def test_what_is_not_known_is_not_stated(config):
+    few = Measured(50.0, 10, top5_error=0.0)
+    front, _ = read(model_card(replace(config, class_names=("a", "b")), {}, measured=few))
+    assert [m["type"] for m in front["model-index"][0]["results"][0]["metrics"]] == ["accuracy", "error"]
     front, text = read(model_card(replace(config, data="cifar10"), {}))
     assert not front.keys() & {"license", "datasets", "model-index", "base_model", "metrics"}, (
         "7 classes are no CIFAR-10"
     )
-    assert "no temperature was fitted" in text
+    assert "without a temperature" in text
 
 
 def test_the_hubs_own_library_reads_the_figures(config):

@@ -115,7 +115,7 @@ def _front_matter(
         result = {
             "task": {"type": "image-classification", "name": "Image classification"},
             "dataset": {"name": name, "type": kind, "split": "test"},
-            "metrics": _metrics(measured),
+            "metrics": _metrics(measured, len(config.class_names)),
         }
         values["model-index"] = [{"name": config.network, "results": [result]}]
     return values
@@ -127,7 +127,7 @@ def _known(config: "ModelConfig") -> tuple[str, str] | None:
     return (names[0], names[1]) if classes == len(config.class_names) else None
 
 
-def _metrics(measured: Measured) -> list[dict[str, Any]]:
+def _metrics(measured: Measured, classes: int) -> list[dict[str, Any]]:
     """Return the figures: accuracies as shares, as on the hub, and errors in percent, as in this package."""
     interval = ""
     if measured.interval is not None:
@@ -136,7 +136,7 @@ def _metrics(measured: Measured) -> list[dict[str, Any]]:
         ("accuracy", "Accuracy", round(1 - measured.error / 100, 6)),
         ("error", f"Error in percent, {measured.images} images{interval}", round(measured.error, 4)),
     ]
-    if measured.top5_error is not None:
+    if measured.top5_error is not None and classes > 5:
         found.append(("top_5_accuracy", "Top-5 accuracy", round(1 - measured.top5_error / 100, 6)))
     if measured.macro_error is not None:
         found.append(
@@ -153,7 +153,7 @@ def _description(config: "ModelConfig", own: bool) -> str:
     what = f"images of {height}x{width} pixels, {len(config.class_names):,} classes"
     known = _known(config)
     data = known[0] if known else _text(config.data)
-    trained = f"Trained on {data}. Recipe: {_text(config.recipe)}."
+    trained = f"Trained on {data}. Recipe: {_code(config.recipe)}."
     if own:
         return f"A network that is not part of the package `residual`, trained with it: {what}.\n{trained}"
     shortcuts = f"option {config.shortcut}" if config.shortcut else "none"
@@ -168,7 +168,7 @@ def _limits(config: "ModelConfig") -> str:
     calibrated = (
         f"Probabilities are the softmax of the logits divided by the temperature {config.temperature:.4g}."
         if config.temperature != 1
-        else "Probabilities are the softmax of the logits; no temperature was fitted to calibrate them."
+        else "Probabilities are the softmax of the logits, without a temperature that calibrates them."
     )
     return (
         "- Every image gets one of the classes below, also one that shows none of them.\n"
@@ -196,6 +196,12 @@ def _text(text: str) -> str:
     """Return any text as Markdown that shows it, in one line."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return re.sub(r"([\\`*_\[\]<>|~#&$])", r"\\\1", line)
+
+
+def _code(text: str) -> str:
+    """Return any text as code in Markdown, in one line."""
+    plain = text.isprintable() and "`" not in text and text.strip()
+    return f"`{text}`" if plain else _text(text)
 
 
 def _cell(value: Any) -> str:
