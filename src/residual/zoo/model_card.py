@@ -260,7 +260,7 @@ import residual
 
 classify = residual.Classifier("{ADDRESS}")
 print(classify("photo.jpg"))  # class names with probabilities
-network = residual.load_model("{ADDRESS}")  # the torch.nn.Module; preprocessing and classes in network.config
+network = residual.load_model("{ADDRESS}")  # a torch.nn.Module; network.config has the classes
 ```
 """
 
