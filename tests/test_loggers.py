@@ -13,8 +13,9 @@ import residual
 from residual.errors import InterruptedRunError, RunError, UsageError
 from residual.runtime.progress import Reporter
 from residual.runtime.signals import stop_signals
-from residual.training.loggers import tracker
+from residual.training.loggers import tracker as tracking
 from residual.training.loggers.logger import LOGGERS
+from residual.training.loggers.tracker import Tracker
 from residual.training.run_folder import Run
 
 RECIPE = residual.get_recipe("demo", "resnet8").replace(
@@ -85,9 +86,20 @@ class Kept:
 def kept(monkeypatch) -> Kept:
     """Put a logger in wandb's place."""
     found = Kept()
-    monkeypatch.setattr(tracker, "open_logger", found.open)
+    monkeypatch.setattr(tracking, "open_logger", found.open)
     monkeypatch.setitem(sys.modules, "wandb", types.ModuleType("wandb"))
     return found
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> Path:
+    """A run without a logger, which imports none of them."""
+    path = tmp_path_factory.mktemp("loggers") / "plain"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in LOGGERS:
+            patch.setitem(sys.modules, name, None)  # an import would fail
+        residual.train(RECIPE, output=path, quiet=True)
+    return path
 
 
 def points_of(run: Run) -> list[tuple[int, dict[str, float]]]:
@@ -139,23 +151,23 @@ def test_a_resume_goes_on_in_the_same_remote_run_without_doubled_points(kept, tm
     assert kept.closed[-1]
 
 
-def test_a_run_that_a_signal_stops_is_closed_as_such_and_resumed(kept, tmp_path, stop_at):
-    restore = stop_at(3, lambda _: setattr(stop_signals, "number", 15))
-    with pytest.raises(InterruptedRunError):
-        residual.train(RECIPE, output=tmp_path / "run", logger="wandb", quiet=True)
-    restore()
-    assert kept.closed == [False]
-    residual.resume(tmp_path / "run", quiet=True)
-    assert [step for step, _ in kept.points] == [2, 4, 4, 6, 8, 8, 10, 10]
+WARNING = "warning: nothing more is logged to wandb: OSError: the server"
 
 
-@pytest.mark.parametrize("fault", ["open", "scalars 4", "finish", "close"])
-def test_one_that_fails_never_stops_training(kept, tmp_path, fault):
-    kept.fails_at, reporter = fault, Heard()
+def test_one_that_fails_never_stops_training(kept, tmp_path):
+    kept.fails_at, reporter = "scalars 4", Heard()
     residual.train(RECIPE, output=tmp_path / "run", logger="wandb", reporter=reporter)
-    warnings = [line for line in reporter.lines if line.startswith("warning")]
-    assert warnings == ["warning: nothing more is logged to wandb: OSError: the server"]
+    assert [line for line in reporter.lines if line.startswith("warning")] == [WARNING]
     assert Run.open(tmp_path / "run").result is not None
+
+
+@pytest.mark.parametrize("fault", ["open", "finish", "close"])
+def test_wherever_it_fails_there_is_one_warning(kept, plain, fault):
+    kept.fails_at, reporter, run = fault, Heard(), Run.open(plain)
+    with Tracker(run, ["wandb"], reporter) as tracker:
+        tracker.begin()
+        tracker.end(run.result, [[1, 0], [0, 1]], ["a", "b"])
+    assert [line for line in reporter.lines if line.startswith("warning")] == [WARNING]
 
 
 def test_what_is_missing_is_said_before_anything_is_written(tmp_path, monkeypatch, cli):
@@ -174,14 +186,12 @@ def test_what_is_missing_is_said_before_anything_is_written(tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_file_of_ids_leaves_the_run_whole(kept, tmp_path, stop_at):
-    restore = stop_at(3, lambda _: setattr(stop_signals, "number", 15))
-    with pytest.raises(InterruptedRunError):
-        residual.train(RECIPE, output=tmp_path / "run", quiet=True)
-    restore()
-    (tmp_path / "run/loggers.json").write_text('["x"')
-    residual.resume(tmp_path / "run", logger="wandb", quiet=True)
-    assert untimed(kept.points) == untimed(points_of(Run.open(tmp_path / "run"))), "also of before"
+def test_a_damaged_file_of_ids_is_no_fault_and_a_new_logger_gets_all_records(kept, plain):
+    (plain / "loggers.json").write_text('["x"')
+    with Tracker(Run.open(plain), ["wandb"], Heard()) as tracker:
+        tracker.begin()
+    assert kept.opened == [None]
+    assert kept.points == points_of(Run.open(plain))
 
 
 def test_names_in_the_confusion_matrix_may_be_anything():
@@ -195,12 +205,8 @@ def test_names_in_the_confusion_matrix_may_be_anything():
 # TensorBoard
 
 
-def test_tensorboard_has_each_step_once_after_a_resume(tmp_path, stop_at, monkeypatch):
+def test_tensorboard_has_each_step_once_after_a_resume(tmp_path, stop_at, plain):
     pytest.importorskip("tensorboard")
-    with monkeypatch.context() as without:
-        for name in LOGGERS:
-            without.setitem(sys.modules, name, None)  # an import would fail
-        plain = residual.train(RECIPE, output=tmp_path / "plain", quiet=True)
 
     def kill(_trainer):
         raise MemoryError("as kill -9 would")
@@ -212,7 +218,9 @@ def test_tensorboard_has_each_step_once_after_a_resume(tmp_path, stop_at, monkey
     for path in (tmp_path / "run/checkpoints").glob("last-00000006.pt*"):
         path.unlink()
     result = residual.resume(tmp_path / "run", quiet=True)
-    assert result.figures["model_sha256"] == plain.figures["model_sha256"], "the same weights as without"
+    assert result.figures["model_sha256"] == Run.open(plain).result["model_sha256"], (
+        "the same weights as without"
+    )
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
