@@ -1,7 +1,6 @@
 """Training: exact resume after every kind of stop, bad losses, warm-up, validation set, determinism."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -52,7 +51,7 @@ def test_two_runs_are_the_same_and_another_seed_is_not(tmp_path):
 def test_a_signal_finishes_the_step_saves_and_the_resume_is_exact(tmp_path, stop_at, number, code):
     recipe = small(validation=100)
     residual.train(recipe, output=tmp_path / "whole")
-    restore = stop_at(10, lambda _: os.kill(os.getpid(), number))
+    restore = stop_at(10, lambda _: signal.raise_signal(number))
     with pytest.raises(InterruptedRunError) as caught:
         residual.train(recipe, output=tmp_path / "cut")
     assert caught.value.exit_code == code
@@ -344,7 +343,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, stop_at):
 
     stop_at(14, spoil)
     with pytest.raises(NonFiniteLossError, match="step 14"):
-        residual.train(small(), output=tmp_path / "run")
+        residual.train(small(validation=100), output=tmp_path / "run")
     assert load_checkpoint(find_checkpoint(tmp_path / "run" / "checkpoints"))["step"] == 7
 
 
@@ -392,10 +391,10 @@ def test_a_signal_during_an_evaluation_is_saved_too(tmp_path, monkeypatch):
         real(self)
         signal.raise_signal(signal.SIGTERM)
 
-    residual.train(small(), output=tmp_path / "whole")
+    residual.train(small(validation=100), output=tmp_path / "whole")
     monkeypatch.setattr(Trainer, "_evaluate", interrupted)
     with pytest.raises(InterruptedRunError):
-        residual.train(small(), output=tmp_path / "cut")
+        residual.train(small(validation=100), output=tmp_path / "cut")
     monkeypatch.undo()
     assert load_checkpoint(find_checkpoint(tmp_path / "cut" / "checkpoints"))["step"] == 12
     residual.resume(tmp_path / "cut")
