@@ -60,6 +60,7 @@ class _HubModel:
         try:
             import huggingface_hub
             import huggingface_hub.errors
+            import huggingface_hub.utils
         except ImportError as error:
             raise UsageError(f"fetching {name} needs huggingface_hub: {how_to_install('hub')}") from error
         self.hub = huggingface_hub
