@@ -27,7 +27,7 @@ from residual.models import vgg
 from residual.runtime.extras import how_to_install
 from residual.zoo.model_folder import ModelConfig, save_model
 
-onnx_library = pytest.importorskip("onnx", reason="needs the extra int8")
+onnx_library = pytest.importorskip("onnx", reason="needs the extra onnx")
 pytestmark = pytest.mark.filterwarnings("ignore")  # the exporters' own
 
 NAMES = ("ant", "bee", "cat")

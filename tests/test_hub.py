@@ -1,5 +1,6 @@
 """Models of the Hugging Face Hub, fetched from a local stand-in."""
 
+import importlib
 import json
 import re
 import sys
@@ -151,6 +152,15 @@ def test_a_cached_file_that_was_altered(stand_in, monkeypatch):
 def test_names_of_another_form(name):
     with pytest.raises(UsageError, match="hf-hub:USER/NAME"):
         residual.create_model(f"hf-hub:{name}")
+
+
+def test_quiet_hides_the_bars_of_the_hub(stand_in, cli, tmp_path):
+    code, out, err = cli("import", NAME, "--output", tmp_path / "model", "--quiet", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["config"]["network"] == "resnet18"
+    bars = importlib.import_module("huggingface_hub.utils")
+    assert bars.are_progress_bars_disabled(), "a terminal shows none either"
+    bars.enable_progress_bars()
 
 
 def test_without_huggingface_hub(monkeypatch):

@@ -67,6 +67,7 @@ def library(purpose: str) -> ModuleType:
     try:
         import huggingface_hub
         import huggingface_hub.errors
+        import huggingface_hub.utils
     except ImportError as error:
         raise UsageError(f"{purpose} needs huggingface_hub: {how_to_install('hub')}") from error
     if display.quiet:
