@@ -1,0 +1,174 @@
+"""Make the pictures of the tutorial: run the program on the drawn photographs and take pictures of its pages.
+
+    python scripts/pictures.py
+
+writes `docs/pictures/*.webp` and prints each command with its output, which `docs/own-images.md` quotes. It needs
+the extras `dev` and a Chromium browser, and takes a few minutes on two cores.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+from playwright.sync_api import Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "docs" / "pictures"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+WIDTH = 760  # of a page, in CSS pixels
+QUALITY = 82
+TRAIN = "train resnet18 --data photos --image-size 64 --weights none"
+
+
+def residual(command: str, folder: Path) -> str:
+    """Run a command of the program, show it with its output, and return that."""
+    print(f"\n$ residual {command}", flush=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "XDG_CACHE_HOME": str(folder / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-m", "residual", *command.split()],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    print(done.stdout, flush=True)
+    done.check_returncode()
+    return done.stdout
+
+
+def main() -> None:
+    """Go through the tutorial."""
+    OUT.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as place, browser() as page:
+        folder = Path(place)
+        draw = [sys.executable, str(ROOT / "scripts" / "draw_photos.py"), "photos"]
+        subprocess.run(draw, cwd=folder, check=True)
+        save(contact_sheet(folder / "photos" / "train"), "photos")
+        residual(f"{TRAIN} --output runs/photos", folder)
+        save(Image.open(folder / "runs/photos/batch.png"), "batch")
+        picture_report(page, folder / "runs/photos/report.html", "report")
+        mend(folder / "photos")
+        residual(f"{TRAIN} --output runs/mended", folder)
+        residual("evaluate runs/mended --data photos", folder)
+        residual("compare runs/photos runs/mended --data photos", folder)
+        image = "photos/val/circle/circle-31.jpg"
+        residual(f"predict runs/mended {image} --top 3", folder)
+        residual(f"explain runs/mended {image} --output explained.png", folder)
+        save(Image.open(folder / "explained.png"), "explained")
+        residual("export runs/mended --format onnx --output shapes.onnx --with-preprocessing", folder)
+        with server("runs/mended", folder) as address:
+            picture_server(page, address, folder / image)
+    total = sum(file.stat().st_size for file in OUT.iterdir())
+    print(f"docs/pictures: {total / 1e6:.2f} MB")
+
+
+def mend(photos: Path) -> None:
+    """Give the image with a wrong label its own, and remove the copy of a training image."""
+    shutil.move(photos / "train/square/square-07.jpg", photos / "train/circle/")
+    (photos / "val/cross/cross-32.jpg").unlink()
+
+
+def contact_sheet(folder: Path, columns: int = 10, side: int = 72) -> Image.Image:
+    """Put the first images of each class side by side."""
+    classes = sorted(path.name for path in folder.iterdir())
+    sheet = Image.new("RGB", (columns * side + 80, len(classes) * side), "white")
+    pen = ImageDraw.Draw(sheet)
+    for row, name in enumerate(classes):
+        pen.text((8, row * side + side // 2 - 6), name, fill="black", font_size=13)
+        for column, file in enumerate(sorted((folder / name).iterdir())[:columns]):
+            with Image.open(file) as picture:
+                picture.thumbnail((side - 4, side - 4))
+                sheet.paste(picture, (80 + column * side, row * side))
+    return sheet
+
+
+def save(picture: Image.Image, name: str) -> None:
+    """Write a picture as WebP, no wider than a page of the site shows it on a fine screen."""
+    if picture.width > 2 * WIDTH:
+        picture = picture.resize((2 * WIDTH, round(picture.height * 2 * WIDTH / picture.width)))
+    picture.convert("RGB").save(OUT / f"{name}.webp", quality=QUALITY, method=6)
+
+
+@contextmanager
+def browser() -> Iterator[Page]:
+    """Open an empty page in a browser."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        yield launched.new_page(
+            viewport={"width": WIDTH, "height": 900}, device_scale_factor=1.5, color_scheme="light"
+        )
+        launched.close()
+
+
+def picture_report(page: Page, report: Path, name: str) -> None:
+    """Take the head of the report, and its parts on confusions, mistakes and labels."""
+    page.goto(report.as_uri())
+    shoot(page, name, "header", ".advice")
+    shoot(page, f"{name}-confusion", "section[aria-labelledby=confusion]")
+    shoot(page, f"{name}-mistakes", "section[aria-labelledby=mistakes]")
+    shoot(page, f"{name}-labels", "section[aria-labelledby=labels]")
+    shoot(page, f"{name}-data", "section[aria-labelledby=data]")
+
+
+def shoot(page: Page, name: str, *selectors: str) -> None:
+    """Take what the elements cover, with a margin around them."""
+    boxes = [box for selector in selectors if (box := page.locator(selector).first.bounding_box())]
+    top = min(box["y"] for box in boxes) - 8
+    bottom = max(box["y"] + box["height"] for box in boxes) + 8
+    file = OUT / f"{name}.png"
+    page.screenshot(
+        path=file, full_page=True, clip={"x": 0, "y": max(0, top), "width": WIDTH, "height": bottom - top}
+    )
+    with Image.open(file) as picture:
+        save(picture, name)
+    file.unlink()
+
+
+@contextmanager
+def server(model: str, folder: Path) -> Iterator[str]:
+    """Serve a model; give the address of the page."""
+    command = [sys.executable, "-m", "residual", "serve", model, "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        print(f"\n$ residual serve {model}\n{line}")
+        found = re.search(r"http://\S+", line)
+        assert found is not None, line
+        yield found.group()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def picture_server(page: Page, address: str, image: Path) -> None:
+    """Show an image to the server's page and take a picture of the answer."""
+    page.goto(address)
+    page.set_input_files("#file", image)
+    page.wait_for_selector("#evidence:not([hidden])")
+    page.wait_for_function("!document.body.classList.contains('waiting')")
+    save_page(page, "serve")
+
+
+def save_page(page: Page, name: str) -> None:
+    """Take the whole page."""
+    file = OUT / f"{name}.png"
+    page.screenshot(path=file, full_page=True)
+    with Image.open(file) as picture:
+        save(picture, name)
+    file.unlink()
+
+
+if __name__ == "__main__":
+    main()
