@@ -105,7 +105,7 @@ def _smooth(rng: np.random.Generator, width: int, height: int, cells: int) -> ND
 def _mask(name: str, rng: np.random.Generator, width: int, height: int) -> Image.Image:
     """Return where the shape is, as a grey image; a third of the shapes are outlines."""
     side = min(width, height)
-    radius = side * rng.uniform(0.26, 0.42)
+    radius = side * rng.uniform(0.3, 0.44)
     x = rng.uniform(radius, width - radius) * FINE
     y = rng.uniform(radius, height - radius) * FINE
     turn = rng.uniform(-0.3, 0.3)
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=int, default=30, help="training images of each class")
     parser.add_argument("--val", type=int, default=10, help="test images of each class")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     if arguments.folder.exists():
         parser.error(f"{arguments.folder} exists already")
