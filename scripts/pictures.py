@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,7 +24,7 @@ OUT = ROOT / "docs" / "pictures"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 WIDTH = 760  # of a page, in CSS pixels
 QUALITY = 82
-TRAIN = "train resnet18 --data photos --image-size 64 --weights none"
+TRAIN = "train resnet20 --data photos --image-size 48 --weights none"
 
 
 def residual(command: str, folder: Path) -> str:
@@ -53,13 +53,13 @@ def main() -> None:
         draw = [sys.executable, str(ROOT / "scripts" / "draw_photos.py"), "photos"]
         subprocess.run(draw, cwd=folder, check=True)
         save(contact_sheet(folder / "photos" / "train"), "photos")
-        residual(f"{TRAIN} --output runs/photos", folder)
+        residual(f"{TRAIN} --epochs 20 --output runs/photos", folder)
         save(Image.open(folder / "runs/photos/batch.png"), "batch")
         picture_report(page, folder / "runs/photos/report.html", "report")
         mend(folder / "photos")
-        residual(f"{TRAIN} --output runs/mended", folder)
-        residual("evaluate runs/mended --data photos", folder)
+        residual(f"{TRAIN} --epochs 30 --output runs/mended", folder)
         residual("compare runs/photos runs/mended --data photos", folder)
+        residual("train --from runs/photos --data photos --epochs 10 --output runs/further", folder)
         image = "photos/val/circle/circle-31.jpg"
         residual(f"predict runs/mended {image} --top 3", folder)
         residual(f"explain runs/mended {image} --output explained.png", folder)
@@ -85,7 +85,8 @@ def contact_sheet(folder: Path, columns: int = 10, side: int = 72) -> Image.Imag
     for row, name in enumerate(classes):
         pen.text((8, row * side + side // 2 - 6), name, fill="black", font_size=13)
         for column, file in enumerate(sorted((folder / name).iterdir())[:columns]):
-            with Image.open(file) as picture:
+            with Image.open(file) as stored:
+                picture = ImageOps.exif_transpose(stored)
                 picture.thumbnail((side - 4, side - 4))
                 sheet.paste(picture, (80 + column * side, row * side))
     return sheet
