@@ -152,8 +152,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=int, default=30, help="training images of each class")
-    parser.add_argument("--val", type=int, default=10, help="test images of each class")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--val", type=int, default=15, help="test images of each class")
+    parser.add_argument("--seed", type=int, default=4)
     arguments = parser.parse_args()
     if arguments.folder.exists():
         parser.error(f"{arguments.folder} exists already")

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "pictures"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 WIDTH = 760  # of a page, in CSS pixels
+TALLEST = 860
 QUALITY = 82
 TRAIN = "train resnet20 --data photos --image-size 48 --weights none"
 
@@ -57,10 +58,10 @@ def main() -> None:
         save(Image.open(folder / "runs/photos/batch.png"), "batch")
         picture_report(page, folder / "runs/photos/report.html", "report")
         mend(folder / "photos")
-        residual(f"{TRAIN} --epochs 30 --output runs/mended", folder)
+        residual(f"{TRAIN} --epochs 60 --output runs/mended", folder)
         residual("compare runs/photos runs/mended --data photos", folder)
         residual("train --from runs/photos --data photos --epochs 10 --output runs/further", folder)
-        image = "photos/val/circle/circle-31.jpg"
+        image = "photos/val/cross/cross-31.jpg"
         residual(f"predict runs/mended {image} --top 3", folder)
         residual(f"explain runs/mended {image} --output explained.png", folder)
         save(Image.open(folder / "explained.png"), "explained")
@@ -112,24 +113,23 @@ def browser() -> Iterator[Page]:
 
 
 def picture_report(page: Page, report: Path, name: str) -> None:
-    """Take the head of the report, and its parts on confusions, mistakes and labels."""
+    """Take the head of the report, and the beginnings of its parts on mistakes, labels and images."""
     page.goto(report.as_uri())
+    page.evaluate("for (const image of document.images) image.loading = 'eager'")
+    page.wait_for_function("Array.from(document.images).every((image) => image.complete)")
     shoot(page, name, "header", ".advice")
-    shoot(page, f"{name}-confusion", "section[aria-labelledby=confusion]")
-    shoot(page, f"{name}-mistakes", "section[aria-labelledby=mistakes]")
-    shoot(page, f"{name}-labels", "section[aria-labelledby=labels]")
-    shoot(page, f"{name}-data", "section[aria-labelledby=data]")
+    for part in ("mistakes", "labels", "data"):
+        shoot(page, f"{name}-{part}", f"section[aria-labelledby={part}]")
 
 
 def shoot(page: Page, name: str, *selectors: str) -> None:
-    """Take what the elements cover, with a margin around them."""
+    """Take what the elements cover, with a margin around them; of a tall part the beginning."""
     boxes = [box for selector in selectors if (box := page.locator(selector).first.bounding_box())]
-    top = min(box["y"] for box in boxes) - 8
-    bottom = max(box["y"] + box["height"] for box in boxes) + 8
+    top = max(0, min(box["y"] for box in boxes) - 8)
+    bottom = min(max(box["y"] + box["height"] for box in boxes) + 8, top + TALLEST)
     file = OUT / f"{name}.png"
-    page.screenshot(
-        path=file, full_page=True, clip={"x": 0, "y": max(0, top), "width": WIDTH, "height": bottom - top}
-    )
+    clip = {"x": 0, "y": top, "width": WIDTH, "height": bottom - top}
+    page.screenshot(path=file, full_page=True, clip=clip)
     with Image.open(file) as picture:
         save(picture, name)
     file.unlink()
@@ -159,16 +159,7 @@ def picture_server(page: Page, address: str, image: Path) -> None:
     page.set_input_files("#file", image)
     page.wait_for_selector("#evidence:not([hidden])")
     page.wait_for_function("!document.body.classList.contains('waiting')")
-    save_page(page, "serve")
-
-
-def save_page(page: Page, name: str) -> None:
-    """Take the whole page."""
-    file = OUT / f"{name}.png"
-    page.screenshot(path=file, full_page=True)
-    with Image.open(file) as picture:
-        save(picture, name)
-    file.unlink()
+    shoot(page, "serve", "h1", "#result")
 
 
 if __name__ == "__main__":
