@@ -107,9 +107,9 @@ def find_messages() -> dict[str, str]:
 
 
 def find_patterns() -> list[str]:
-    """The code in the first column of the page's tables, but for the table of things without a message."""
-    cells = [line.split(" | ")[0] for line in PAGE.read_text().splitlines() if line.startswith("| ")]
-    return [a or b for cell in cells for a, b in re.findall(r"``\s(.+?)\s``|`(.+?)`", cell.replace("\\|", "|"))]
+    """The code in the first paragraph of each entry of the page's lists."""
+    entries = re.findall(r"^- (.+?)\n\n", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    return [a or b for entry in entries for a, b in re.findall(r"``\s(.+?)\s``|`(.+?)`", entry)]
 
 
 def letters(pattern: str) -> int:
