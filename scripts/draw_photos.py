@@ -3,9 +3,9 @@
     python scripts/draw_photos.py photos
 
 writes `photos/train/CLASS/` and `photos/val/CLASS/` for the classes circle, cross, square and triangle. As in
-most collections, not all is well with them: one training image has the wrong label, a test image is a smaller
-copy of a training image, and one was stored on its side, with the orientation in its EXIF record. The same
-seed draws the same images. It needs NumPy and Pillow only.
+most collections, not all is well with them: one training image and one test image have a wrong label, a test
+image is a smaller copy of a training image, and one image was stored on its side, with the orientation in its
+EXIF record. The same seed draws the same images. It needs NumPy and Pillow only.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def draw_folder(folder: Path, train: int, val: int, seed: int) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             rng = np.random.default_rng((seed, label, number))
             draw(name, rng).save(path, quality=int(rng.integers(75, 93)))
-    if train >= 8 and val >= 2:
+    if train >= 8 and val >= 8:
         _add_faults(folder, train, seed)
 
 
@@ -42,7 +42,8 @@ def _path(folder: Path, name: str, number: int, train: int) -> Path:
 
 def _add_faults(folder: Path, train: int, seed: int) -> None:
     rng = np.random.default_rng((seed, len(CLASSES)))
-    draw("circle", rng).save(_path(folder, "square", 7, train), quality=88)  # a wrong label
+    draw("circle", rng).save(_path(folder, "square", 7, train), quality=88)  # two wrong labels
+    draw("cross", rng).save(_path(folder, "triangle", train + 8, train), quality=88)
     with Image.open(_path(folder, "cross", 3, train)) as original:  # a leak
         smaller = original.resize((original.width * 7 // 8, original.height * 7 // 8))
         smaller.save(_path(folder, "cross", train + 2, train), quality=80)
