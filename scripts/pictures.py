@@ -2,8 +2,8 @@
 
     python scripts/pictures.py
 
-writes `docs/pictures/*.webp` and prints each command with its output, which `docs/own-images.md` quotes. It needs
-the extras `dev` and a Chromium browser, and takes a few minutes on two cores.
+writes `docs/pictures/*.webp` and shows each command with its output, which `docs/own-images.md` quotes. It
+needs the extra `dev` and a Chromium browser, and takes a few minutes on two cores.
 """
 
 import os
@@ -28,9 +28,15 @@ QUALITY = 82
 TRAIN = "train resnet20 --data photos --image-size 48 --weights none"
 
 
+def show(text: str) -> None:
+    """Show a line."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def residual(command: str, folder: Path) -> str:
     """Run a command of the program, show it with its output, and return that."""
-    print(f"\n$ residual {command}", flush=True)
+    show(f"\n$ residual {command}")
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "XDG_CACHE_HOME": str(folder / "cache")}
     done = subprocess.run(
         [sys.executable, "-m", "residual", *command.split()],
@@ -41,7 +47,7 @@ def residual(command: str, folder: Path) -> str:
         text=True,
         check=False,
     )
-    print(done.stdout, flush=True)
+    show(done.stdout)
     done.check_returncode()
     return done.stdout
 
@@ -69,7 +75,7 @@ def main() -> None:
         with server("runs/mended", folder) as address:
             picture_server(page, address, folder / image)
     total = sum(file.stat().st_size for file in OUT.iterdir())
-    print(f"docs/pictures: {total / 1e6:.2f} MB")
+    show(f"docs/pictures: {total / 1e6:.2f} MB")
 
 
 def mend(photos: Path) -> None:
@@ -119,7 +125,7 @@ def picture_report(page: Page, report: Path, name: str) -> None:
     page.evaluate("for (const image of document.images) image.loading = 'eager'")
     page.wait_for_function("Array.from(document.images).every((image) => image.complete)")
     shoot(page, name, "header", ".advice")
-    for part in ("mistakes", "labels", "data"):
+    for part in ("confusion", "mistakes", "labels", "data"):
         shoot(page, f"{name}-{part}", f"section[aria-labelledby={part}]")
 
 
@@ -145,7 +151,7 @@ def server(model: str, folder: Path) -> Iterator[str]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        print(f"\n$ residual serve {model}\n{line}")
+        show(f"\n$ residual serve {model}\n{line}")
         found = re.search(r"http://\S+", line)
         assert found is not None, line
         yield found.group()

@@ -12,7 +12,6 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "recipes.md").read_text()
 CIFAR = ("paper", "fast", "best", "demo")
 PHOTOGRAPHS = ("imagenet-paper", "imagenet-epochs", "imagenet-modern", "imagenette", "scratch", "finetune")
-SHOWN = {"checkpoint_every", "evaluate_every", "log_every"}  # changed by recipes, without a change of the result
 
 
 def table(names: tuple[str, ...], network: str) -> str:
@@ -25,7 +24,7 @@ def table(names: tuple[str, ...], network: str) -> str:
     lines = [f"| key | {' | '.join(f'`{name}`' for name in names)} |", "|---" * (len(names) + 1) + "|"]
     for key in keys:
         row = [values[name].get(key) for name in names]
-        if key not in NEUTRAL | SHOWN and any(value != row[0] for value in row):
+        if key not in NEUTRAL and any(value != row[0] for value in row):
             lines.append(f"| `{key}` | {' | '.join(map(written, row))} |")
     return "\n".join(lines)
 

@@ -84,10 +84,9 @@ def made(tree: ast.Module, classes: set[str]) -> Iterator[ast.expr]:
     """The message of every error that is made; of errors with arguments of their own, as the class has it."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef) and node.name in classes:
-            for call in ast.walk(node):
-                if isinstance(call, ast.Call) and ast.unparse(call.func) == "super().__init__":
-                    if isinstance(call.args[0], ast.JoinedStr):
-                        yield call.args[0]
+            inner = [call for call in ast.walk(node) if isinstance(call, ast.Call)]
+            own = [call.args[0] for call in inner if ast.unparse(call.func) == "super().__init__"]
+            yield from (message for message in own if isinstance(message, ast.JoinedStr))
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             if name in classes - {"BadImageError"}:  # whose arguments are a path and a reason
