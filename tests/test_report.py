@@ -145,6 +145,14 @@ def test_the_numbers_are_those_of_the_evaluation(outcome):
     assert sum(pair.times for pair in pairs(outcome)) == round(test.error / 100 * test.images)
 
 
+def test_a_list_that_is_whole_is_not_called_a_part(outcome, monkeypatch):
+    count = len(outcome.suspects)
+    assert count > 1
+    assert "most suspicious are shown" not in page.render(outcome)
+    monkeypatch.setattr(page, "MOST_PICTURES", count - 1)
+    assert f"The {count - 1} most suspicious are shown" in page.render(outcome)
+
+
 def test_mistakes_are_those_of_the_confusion_matrix_worst_first(outcome, tmp_path):
     write_mistakes(tmp_path / "mistakes.csv", outcome.judged)
     with (tmp_path / "mistakes.csv").open(newline="", encoding="utf-8") as file:

@@ -1,9 +1,14 @@
 """Labels that look wrong: planted among logits they come first, whatever bias the network has."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+import residual
+from residual.data.photos import Photos
+from residual.evaluation.predictions import Recorder
 from residual.report.suspicious import judge_labels, leave_one_out, suspect
 
 
@@ -78,3 +83,15 @@ def test_a_class_without_images_accuses_no_label():
     scores = torch.tensor([[0.1, 0.9], [0.4, 0.6]])
     assert not judge_labels(scores, torch.tensor([0, 0])).flagged.any(), "nothing is usual for class 1"
     assert not suspect(torch.randn(4, 2), torch.zeros(4, dtype=torch.int64), 2).flagged.any()
+
+
+@pytest.mark.parametrize(("name", "features"), [("resnet8", 64), ("resnet18", 256), ("resnet50", 1024)])
+def test_features_are_those_of_the_third_stage(name, features):
+    """The second of a network for small images has 32, too few to tell a wrong label by."""
+    network = residual.create_model(name, num_classes=2).eval()
+    recorder = Recorder(Photos(Path(), ("a.png", "b.png"), torch.tensor([0, 1]), ("one", "other")))
+    with recorder.watching(network):
+        recorder.add([1, 0], network(torch.zeros(2, 3, 64, 64)))
+    found = recorder.predictions().features
+    assert found is not None
+    assert found.shape == (2, features)

@@ -20,8 +20,9 @@ class Predictions:
     Args:
         photos: those that could be decoded, with their labels.
         logits: [len(photos), classes], float32 on the CPU.
-        features: [len(photos), D], the means of the feature maps of a ResNet's last stage but one; None of
-            other networks, and of so many that they would fill the memory.
+        features: [len(photos), D], the means of the feature maps of a ResNet's third stage: of four the last
+            but one, and of the three of a network for small images the last, whose others have few features.
+            None of other networks, and of so many that they would fill the memory.
     """
 
     photos: Photos
@@ -41,10 +42,10 @@ class Recorder:
     @contextmanager
     def watching(self, network: nn.Module) -> Iterator[None]:
         """Keep the features of what a network is applied to meanwhile."""
-        if not isinstance(network, ResNet) or len(network.stages) < 2:
+        if not isinstance(network, ResNet) or len(network.stages) < 3:
             yield
             return
-        handle = network.get_submodule(network.stages[-2]).register_forward_hook(self._see)
+        handle = network.get_submodule(network.stages[2]).register_forward_hook(self._see)
         try:
             yield
         finally:
