@@ -4,7 +4,8 @@ What a reader waits minutes for is shortened, after the command was read and che
 
 | what                                  | in the test                                                        |
 |---------------------------------------|--------------------------------------------------------------------|
-| training: `train`, `residual.train`   | 2 steps of batches of 8, whatever the length                       |
+| training: `train`, `residual.train`   | 2 steps of 8 images; photographs have 48 pixels                    |
+| `--validation 5000`, of CIFAR-10       | a tenth of the stand-in's images                                   |
 | several runs: `--seeds`, `reproduce`  | the first two, one after the other, in this process                |
 | `train --find-lr`                     | 8 steps with rising rates                                          |
 | `bench`                               | one round of one step                                              |
@@ -39,7 +40,7 @@ from residual.reproduce import campaign
 from residual.training import experiment, find_rate, jobs
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS, BATCH, RUNS, RATES = 2, 8, 2, 8
+STEPS, BATCH, SIDE, RUNS, RATES = 2, 8, 48, 2, 8
 SHELL = {
     "awk",
     "cat",
@@ -278,10 +279,15 @@ def _captured(both: list[str], out: list[str]) -> Iterator[None]:
 
 
 def shortened(recipe: Recipe) -> Recipe:
-    """Return a recipe of two steps of eight images."""
+    """Return a recipe of a few steps with a few small images."""
     changes: dict[str, Any] = {"iterations": min(recipe.iterations, STEPS), "stop_after": 0, "time": 0.0}
     changes["batch_size"] = min(recipe.batch_size, BATCH)
     changes["optimizer.frozen"] = min(recipe.optimizer.frozen, 1)
+    changes["validation"] = recipe.validation if recipe.validation < 1 else 0.1
+    if recipe.augment.kind == "resized-crop" and recipe.image_size > SIDE:
+        sizes = {"image_size": recipe.image_size, "test_size": recipe.test_size}
+        sizes |= {"test_resize": recipe.test_resize, "augment.early_size": recipe.augment.early_size}
+        changes |= {key: round(size * SIDE / recipe.image_size) for key, size in sizes.items()}
     return recipe.replace(changes)
 
 
