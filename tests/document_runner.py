@@ -5,7 +5,7 @@ What a reader waits minutes for is shortened, after the command was read and che
 | what                                  | in the test                                                        |
 |---------------------------------------|--------------------------------------------------------------------|
 | training: `train`, `residual.train`   | 2 steps of 8 images; photographs have 48 pixels                    |
-| `--validation 5000`, of CIFAR-10       | a tenth of the stand-in's images                                   |
+| `--validation 5000`, of CIFAR-10      | a tenth of the stand-in's images                                   |
 | several runs: `--seeds`, `reproduce`  | the first two, one after the other, in this process                |
 | `train --find-lr`                     | 8 steps with rising rates                                          |
 | `bench`                               | one round of one step                                              |

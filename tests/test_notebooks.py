@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom in a fresh kernel; what is committed has their output and no traces."""
+"""The notebooks run from top to bottom in a fresh kernel; what is committed has outputs and no paths."""
 
 import ast
 import re
