@@ -3,7 +3,7 @@ FROM python:3.12-slim AS build
 WORKDIR /source
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src src
-RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir -c constraints.txt '.[serve,int8,jpeg]'
+RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir -c constraints.txt '.[serve,onnx,jpeg]'
 
 FROM python:3.12-slim
 COPY --from=build /venv /venv

@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constr
 # check uses the environment that is there and installs nothing
 RUN = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m
 
-.PHONY: demo test test-slow check lint types clean
+.PHONY: demo test test-slow check lint types docs clean
 
 demo: $(VENV)/.installed ## train ResNet-20 on handwritten digits, evaluate, draw the curves
 	$(BIN)/residual train resnet20 --data digits
@@ -27,8 +27,11 @@ lint:
 types:
 	$(RUN) mypy
 
+docs: $(VENV)/.installed-docs ## build the documentation into site/; any warning is an error
+	$(BIN)/zensical build --clean --strict
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,4 +40,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(INSTALL) -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(INSTALL) -e '.[docs]'
 	touch $@

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import residual
 from residual.bench import baseline, contest, ours, photographs, roofline
 from residual.bench.contest import Outcome, Spread, compare
 from residual.bench.page import table_of
@@ -223,6 +224,24 @@ def test_commands_start_where_there_is_no_module_resource():
     """As on Windows."""
     code = "import sys; sys.modules['resource'] = None; import residual.cli.main, residual.bench.contest as c"
     subprocess.run([sys.executable, "-c", f"{code}; assert c._peak_mib() > 10"], check=True)
+
+
+def test_the_speed_of_every_network_is_measured_one_network_at_a_time(monkeypatch):
+    asked = []
+
+    def compare(contestants, steps, repeats, batch_size):
+        asked.append((*contestants, batch_size))
+        return {name: Outcome(Spread(2.0, 1.0, 3.0), 1, [2.0]) for name in contestants}
+
+    monkeypatch.setattr("residual.bench.suites.compare", compare)
+    records = run_suites("models", [], torch.device("cpu"), 3)
+    assert [name for name, _ in asked] == residual.list_models()
+    assert {batch for _, batch in asked[:12]} == {256}
+    assert {batch for _, batch in asked[12:]} == {32}
+    assert [table_of(record).title for record in records] == [
+        "models for CIFAR, batch 256",
+        "models for ImageNet, batch 32",
+    ]
 
 
 def test_the_peak_of_memory_on_windows(monkeypatch):

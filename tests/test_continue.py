@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
 
@@ -76,7 +75,7 @@ def test_a_resume_needs_the_former_run_no_more(photographs, source, tmp_path, st
     arguments = {"data_dir": photographs, "workers": 0, "continued": tmp_path / "source"}
     arguments |= {"add_classes": True, "quiet": True}
     residual.train(recipe, output=tmp_path / "whole", **arguments)
-    restore = stop_at(3, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    restore = stop_at(3, lambda _: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(InterruptedRunError):
         residual.train(recipe, output=tmp_path / "cut", **arguments)
     restore()

@@ -1,6 +1,5 @@
 """The recipes for one's own photographs, their length, and how the body of a network is held back."""
 
-import os
 import signal
 
 import pytest
@@ -99,7 +98,7 @@ def test_after_the_frozen_steps_all_layers_have_momentum(body_rate):
 def test_a_resume_within_and_after_the_frozen_steps_is_exact(stop, photographs, tmp_path, stop_at):
     recipe = get_recipe("finetune", "resnet8").replace({**TINY, "optimizer.frozen": 4})
     residual.train(recipe, data_dir=photographs, output=tmp_path / "whole", workers=0)
-    restore = stop_at(stop, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    restore = stop_at(stop, lambda _: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(InterruptedRunError):
         residual.train(recipe, data_dir=photographs, output=tmp_path / "cut", workers=0)
     restore()

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import http.server
 import json
+import re
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ import residual
 from conftest import use_hub
 from residual.errors import CheckpointError, UsageError
 from residual.models.build import build_model
+from residual.runtime.extras import how_to_install
 from residual.training import starting_weights
 from residual.training.run_folder import Run
 from residual.zoo import hub
@@ -228,7 +230,7 @@ def test_names_of_another_form(name):
 
 def test_without_huggingface_hub(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UsageError, match=r"needs huggingface_hub: pip install .* -e '\.\[hub\]'"):
+    with pytest.raises(UsageError, match=re.escape(f"needs huggingface_hub: {how_to_install('hub')}")):
         residual.create_model(NAME)
 
 
@@ -245,10 +247,7 @@ def test_weights_by_name_are_found_on_the_hub_or_in_the_cache(stand_in, monkeypa
     assert starting_weights.find_imagenet_weights(recipe)[0] == NAME
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     name, why = starting_weights.find_imagenet_weights(recipe)
-    assert (name, why.endswith("needs huggingface_hub: pip install -c constraints.txt -e '.[hub]'")) == (
-        None,
-        True,
-    )
+    assert (name, why.endswith(f"needs huggingface_hub: {how_to_install('hub')}")) == (None, True)
 
 
 @pytest.mark.parametrize("fault", ["silent", "restricted", "cut", "other"])

@@ -1,7 +1,6 @@
 """Imagenette: its recipe and runs, folders that are refused, and what its page claims from result files."""
 
 import json
-import os
 import signal
 from pathlib import Path
 
@@ -102,7 +101,7 @@ def test_a_stopped_run_is_resumed_and_leaves_a_result_of_its_images(
     folder, tmp_path, cli, stop_at, monkeypatch
 ):
     monkeypatch.setattr("residual.reproduce.campaign.run_jobs", in_this_process)
-    restore = stop_at(1, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    restore = stop_at(1, lambda _: signal.raise_signal(signal.SIGTERM))
     code, _, err = cli(*command(folder, tmp_path, "--models", "resnet18"))
     assert code == 143, err
     restore()

@@ -58,7 +58,7 @@ def test_a_signal_saves_the_runs_in_progress_and_another_call_goes_on(tmp_path):
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not (first / "metrics.jsonl").is_file():
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
 
     thread = threading.Thread(target=stop_when_it_trains)
     thread.start()

@@ -1,7 +1,6 @@
 """The plateau schedule: when the rate drops, what a checkpoint keeps, exact resume; cosine with warm-up."""
 
 import math
-import os
 import signal
 
 import pytest
@@ -167,7 +166,7 @@ def test_a_resume_has_the_same_rates(tmp_path, monkeypatch, stop):
     def train_one(self):
         real(self)
         if self.step == stop:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(Trainer, "train_one", train_one)
     with_errors(monkeypatch, ERRORS)

@@ -42,6 +42,7 @@ def test_few_points_have_markers_and_many_do_not(tmp_path):
         one.log({"step": step, "kind": "train", "loss": 1.0, "error": 50.0})
     plot._draw(axes, one, "many", "k")
     assert [line.get_marker() for line in axes.get_lines()] == ["o", ""]
+    assert axes.get_lines()[0].get_label() == "one, training: 50.0 %"
 
 
 @pytest.mark.parametrize(

@@ -144,10 +144,13 @@ def test_responses_are_those_before_relu_and_addition(tmp_path):
 def test_the_page_says_what_is_open_and_what_is_not_reached():
     run = {"network": "resnet20", "recipe": "fast", "seed": 0, "iterations": 10, "schedule_iterations": 10}
     run |= {"training_error": 5.0, "seconds": 60, "images_per_second": 900, "commit": "abc"}
-    run |= {"hardware": {"cpu": "a processor", "threads": 2}}
+    run |= {"shortcut": "A", "batch_size": 256, "hardware": {"cpu": "a processor", "threads": 2}}
     page = results_page([{**run, "error": 8.0}, {**run, "seed": 1, "error": 10.0}])
     assert "| resnet20 | 0.27 M | 8.75 | fast | 2 | **9.00** | 1.41 | 8.00 | no, 0.25 above |" in page
     assert "| resnet44 | 0.66 M | 7.17 | | 0 | | | | open |" in page
+    assert "- Open: no full run yet of resnet32, resnet44, resnet56, resnet110, resnet1202." in page
+    assert "Open: the paper's own schedule" in page
+    assert "Open: the paper's own schedule" not in results_page([{**run, "error": 8.0, "recipe": "paper"}])
     cut = results_page([{**run, "error": 8.0, "iterations": 4}])
     assert "**8.00**" not in cut, "a run that was cut short is no result"
     assert "4 of 10" in cut
@@ -159,6 +162,7 @@ def test_the_page_says_what_is_open_and_what_is_not_reached():
 def test_depths_are_compared_only_where_all_else_is_alike():
     run = {"recipe": "fast", "seed": 0, "iterations": 10, "schedule_iterations": 10, "error": 9.0}
     run |= {"seconds": 60, "images_per_second": 900, "commit": None, "hardware": {"gpu": "a GPU"}}
+    run |= {"shortcut": "A", "batch_size": 256}
 
     def trained(network, error, **changes):
         return {**run, "network": network, "training_error": error, **changes}
@@ -185,6 +189,7 @@ def test_marks_stand_where_a_figure_is_not_what_it_seems():
     run = {"network": "resnet20", "recipe": "fast", "seed": 0, "iterations": 10, "schedule_iterations": 10}
     run |= {"error": 9.0, "training_error": 5.0, "seconds": 60, "images_per_second": 900}
     run |= {"hardware": {"gpu": "a GPU"}, "commit": "0123456789abcdef+changes"}
+    run |= {"shortcut": "A", "batch_size": 256}
     page = results_page([run, {**run, "seed": 1, "seconds": 80, "disturbed": True}])
     assert "| fast | **9.00** | 2 | 70 \\* |" in page
     assert "| 9.00 | 5.00 | 60 | 900 |" in page
@@ -226,8 +231,8 @@ def test_the_page_of_results_comes_from_the_files_alone(tmp_path):
         pytest.skip("no results yet")
     pages.write_pages(ROOT / "results", tmp_path)
     assert (tmp_path / "results.md").read_text() == (ROOT / "docs" / "results.md").read_text()
-    figures = re.findall(r"\((figure.*?\.png)\)", (tmp_path / "results.md").read_text())
-    assert {"figure6-paper.png", "figure7-paper.png"} <= set(figures)
+    figures = re.findall(r"\(([a-z0-9-]*\.png)\)", (tmp_path / "results.md").read_text())
+    assert {"figure6-paper.png", "figure7-paper.png", "error-against-compute.png"} <= set(figures)
     assert all((tmp_path / name).stat().st_size > 10_000 for name in figures)
     assert len(load_results(STORED)) == len(list(STORED.glob("*.json")))
 

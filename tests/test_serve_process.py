@@ -16,6 +16,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
 import residual
+from residual.runtime.extras import how_to_install
 from residual.serving import server
 from residual.zoo.pretrained import find_model
 from serving import Running, answer, picture, request
@@ -103,11 +104,18 @@ def test_an_altered_model_is_refused(cli, tmp_path):
 def test_a_missing_library_is_named_with_what_installs_it(cli, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     code, _, err = cli("serve", "resnet20")
-    assert (code, f"serving needs {name}: pip install -c constraints.txt -e '.[serve]'" in err) == (2, True)
+    assert (code, f"serving needs {name}: {how_to_install('serve')}" in err) == (2, True)
 
 
 @pytest.mark.parametrize(
-    ("options", "warned"), [((), True), (("--token", "x"), False), (("--host", "localhost"), False)]
+    ("options", "warned"),
+    [
+        ((), True),
+        (("--token", "x"), False),
+        (("--host", "localhost"), False),
+        (("--json",), True),
+        (("--quiet",), False),
+    ],
 )
 def test_an_open_server_without_a_token_is_warned_of(cli, monkeypatch, options, warned):
     started = []
@@ -125,7 +133,15 @@ def test_an_open_server_without_a_token_is_warned_of(cli, monkeypatch, options, 
     monkeypatch.setattr(server, "create_server", Server)
     code, out, err = cli("serve", "resnet20", "--host", "0.0.0.0", "--port", "0", *options)
     assert (code, len(started)) == (0, 1)
-    assert out.startswith("resnet20 at http://")
+    if "--json" in options:
+        found = json.loads(out)
+        assert (found["models"], found["url"].startswith("http://"), out.count("\n")) == (
+            ["resnet20"],
+            True,
+            1,
+        )
+    else:
+        assert out.startswith("resnet20 at http://")
     assert ("everyone who reaches 0.0.0.0" in err) is warned
 
 

@@ -53,6 +53,13 @@ def test_help_refusals_and_lists_do_without_heavy_packages(command):
     assert loaded_by(MAIN, *command) == []
 
 
+def test_completion_does_without_heavy_packages(monkeypatch):
+    monkeypatch.setenv("_RESIDUAL_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "residual evaluate resnet")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    assert loaded_by(MAIN) == []
+
+
 def test_the_import_loads_nothing_heavy_and_every_public_name_is_there():
     assert loaded_by("import residual") == []
     assert loaded_by("import residual; residual.train; residual.create_model('resnet20')") == ["torch"]

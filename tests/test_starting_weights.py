@@ -1,7 +1,6 @@
 """The weights that a run starts from: what is taken over, what a resume needs, what is refused."""
 
 import json
-import os
 import shutil
 import signal
 
@@ -64,7 +63,7 @@ def test_a_resume_needs_no_weights_but_one_without_a_checkpoint_does(photographs
     shutil.copytree(source, tmp_path / "source")
     own = recipe(weights=str(tmp_path / "source"))
     residual.train(own, data_dir=photographs, output=tmp_path / "whole", workers=0)
-    restore = stop_at(1, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    restore = stop_at(1, lambda _: signal.raise_signal(signal.SIGTERM))
     for name in ("cut", "bare"):
         with pytest.raises(InterruptedRunError):
             residual.train(own, data_dir=photographs, output=tmp_path / name, workers=0)
@@ -84,7 +83,7 @@ def test_a_resume_needs_no_weights_but_one_without_a_checkpoint_does(photographs
 
 
 def test_a_damaged_record_of_the_start_is_refused(photographs, source, tmp_path, stop_at):
-    restore = stop_at(1, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    restore = stop_at(1, lambda _: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(InterruptedRunError):
         residual.train(recipe(weights=str(source)), data_dir=photographs, output=tmp_path / "run", workers=0)
     restore()

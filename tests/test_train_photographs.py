@@ -1,7 +1,6 @@
 """Training on photographs: every recipe for them, exact resume with any number of workers, bad options."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -44,7 +43,7 @@ def test_each_recipe_trains_and_its_model_evaluates_alone(name, photographs, tmp
 def test_a_stop_and_a_resume_give_the_same_run(name, photographs, tmp_path, stop_at):
     recipe = small(name, **({"schedule.patience": 1} if name == "imagenet-paper" else {"ema.every": 3}))
     residual.train(recipe, data_dir=photographs, output=tmp_path / "whole", workers=0)
-    restore = stop_at(7, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    restore = stop_at(7, lambda _: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(InterruptedRunError):
         residual.train(recipe, data_dir=photographs, output=tmp_path / "cut", workers=0)
     restore()
@@ -53,7 +52,8 @@ def test_a_stop_and_a_resume_give_the_same_run(name, photographs, tmp_path, stop
 
 
 KILLED = """
-import json, os, signal, sys
+import json, sys
+import psutil
 import residual
 from residual.recipes.schema import from_dict
 from residual.training.trainer import Trainer
@@ -61,7 +61,7 @@ real = Trainer.train_one
 def train_one(self):
     real(self)
     if self.step == 6:
-        os.kill(os.getpid(), signal.SIGKILL)
+        psutil.Process().kill()
 Trainer.train_one = train_one
 recipe = from_dict(json.loads(sys.argv[1]))
 residual.train(recipe, data_dir=sys.argv[2], output=sys.argv[3], workers=int(sys.argv[4]))
@@ -75,7 +75,7 @@ def test_a_kill_and_a_resume_with_any_number_of_workers_give_the_same_weights(wo
     residual.train(recipe, data_dir=photographs, output=tmp_path / "whole", workers=0)
     command = [sys.executable, "-c", KILLED, json.dumps(recipe.as_dict()), str(photographs)]
     killed = subprocess.run([*command, str(tmp_path / "cut"), str(workers)], check=False)
-    assert killed.returncode == -signal.SIGKILL
+    assert killed.returncode != 0
     residual.resume(tmp_path / "cut", workers=2 - workers)
     assert comparable(tmp_path / "cut") == comparable(tmp_path / "whole")
 
@@ -93,7 +93,7 @@ def test_a_cache_is_remembered_and_changes_nothing_of_small_images(photographs, 
 def test_a_resume_refuses_other_images(photographs, tmp_path, stop_at):
     folder = tmp_path / "animals"
     shutil.copytree(photographs, folder)
-    restore = stop_at(5, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    restore = stop_at(5, lambda _: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(InterruptedRunError):
         residual.train(small(), data_dir=folder, output=tmp_path / "run", workers=0)
     restore()

@@ -69,7 +69,7 @@ def test_a_resume_of_a_resume_is_exact(tmp_path, stop_at):
     recipe = small(**{"schedule.warmup_learning_rate": 0.01, "schedule.warmup_window": 4})
     residual.train(recipe, output=tmp_path / "whole")
     for step in (3, 11, 19):
-        restore = stop_at(step, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        restore = stop_at(step, lambda _: signal.raise_signal(signal.SIGTERM))
         go_on = partial(residual.train, recipe, output=tmp_path / "cut")
         if step > 3:
             go_on = partial(residual.resume, tmp_path / "cut")
@@ -81,7 +81,8 @@ def test_a_resume_of_a_resume_is_exact(tmp_path, stop_at):
 
 
 KILLED = """
-import json, os, signal, sys
+import json, sys
+import psutil
 import residual
 from residual.recipes.schema import from_dict
 from residual.training.trainer import Trainer
@@ -89,7 +90,7 @@ real = Trainer.train_one
 def train_one(self):
     real(self)
     if self.step == int(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
+        psutil.Process().kill()
 Trainer.train_one = train_one
 residual.train(from_dict(json.loads(sys.argv[2])), output=sys.argv[1])
 """
@@ -100,7 +101,7 @@ def test_a_kill_in_mid_epoch_and_a_resume_give_the_same_weights(tmp_path, step):
     recipe = small()
     residual.train(recipe, output=tmp_path / "whole")
     command = [sys.executable, "-c", KILLED, str(tmp_path / "cut"), json.dumps(recipe.as_dict()), str(step)]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert subprocess.run(command, check=False).returncode != 0
     assert (find_checkpoint(tmp_path / "cut" / "checkpoints") is None) == (step == 4)
     residual.resume(tmp_path / "cut")
     assert comparable(tmp_path / "cut") == comparable(tmp_path / "whole")
@@ -114,7 +115,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
 
 
 def test_a_changed_recipe_is_refused_with_the_difference(tmp_path, stop_at):
-    stop_at(9, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    stop_at(9, lambda _: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(InterruptedRunError):
         residual.train(small(), output=tmp_path / "run")
     changed = small(**{"optimizer.learning_rate": 0.05})
@@ -138,7 +139,7 @@ def halves(tmp_path_factory):
     def train_one(self):
         real(self)
         if self.step == 5 and self.run.path.name == "cut":
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch, cpu_threads(1):
         patch.setattr(Trainer, "train_one", train_one)
@@ -389,7 +390,7 @@ def test_a_signal_during_an_evaluation_is_saved_too(tmp_path, monkeypatch):
 
     def interrupted(self):
         real(self)
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
 
     residual.train(small(), output=tmp_path / "whole")
     monkeypatch.setattr(Trainer, "_evaluate", interrupted)

@@ -6,6 +6,7 @@ Settings that one makes for its own speed do not affect another, and each has it
 
 import ctypes
 import multiprocessing
+import multiprocessing.util
 import os
 import statistics
 import sys
@@ -112,6 +113,8 @@ def _serve(connection: Connection, work: Work, arguments: dict[str, Any]) -> Non
         except EOFError:
             if isinstance(steps, Generator):
                 steps.close()  # removes its files from the disk
+            # deletes locks, such as tqdm's, which would be called a leak
+            multiprocessing.util._run_finalizers()  # type: ignore[attr-defined]
             os._exit(0)  # loader workers notice by themselves; waiting for them can hang or complain
         if not count:
             connection.send(_peak_mib())

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from ..models.names import parse_name
+from ..models.names import CIFAR_NETWORKS, IMAGENET_NETWORKS, parse_name
 from . import baseline, ours, roofline
-from .contest import Work, compare, together
+from .contest import Outcome, Work, compare, together
 from .records import Record, make_record
 
-TRAIN_BATCH, INFER_BATCH = 128, 256
+TRAIN_BATCH, INFER_BATCH, IMAGENET_BATCH = 128, 256, 32
 # the ways to train that are compared; the first is set against the others and the roofline
 CPU_WAYS: dict[str, dict[str, Any]] = {"ours": {}, "ours, bfloat16": {"precision": "bfloat16"}}
 CUDA_WAYS: dict[str, dict[str, Any]] = {
@@ -111,7 +111,7 @@ def bench_data(_name: str, _device: torch.device, repeats: int) -> Record:
 def bench_infer(name: str, _device: torch.device, repeats: int) -> list[Record]:
     """Measure inference on the CPU; ImageNet networks on one photograph of 224x224 pixels and on 32."""
     imagenet = parse_name(name).imagenet
-    return [_infer(name, size, repeats) for size in ((1, 32) if imagenet else (INFER_BATCH,))]
+    return [_infer(name, size, repeats) for size in ((1, IMAGENET_BATCH) if imagenet else (INFER_BATCH,))]
 
 
 def _infer(name: str, batch_size: int, repeats: int) -> Record:
@@ -136,6 +136,22 @@ def _infer(name: str, batch_size: int, repeats: int) -> Record:
     return record
 
 
+def bench_models(_name: str, _device: torch.device, repeats: int) -> list[Record]:
+    """Measure inference of every network on the CPU, folded; one at a time, for the sake of memory."""
+    records = []
+    for networks, batch_size, what in (
+        (CIFAR_NETWORKS, INFER_BATCH, "for CIFAR"),
+        (IMAGENET_NETWORKS, IMAGENET_BATCH, "for ImageNet"),
+    ):
+        found: dict[str, Outcome] = {}
+        for name in networks:
+            work = (ours.infer, {"name": name, "batch_size": batch_size, "kind": "folded"})
+            steps = 2 if parse_name(name).imagenet else _steps(name, 8)
+            found |= compare({name: work}, {name: steps}, repeats, batch_size)
+        records.append(make_record("models", what, batch_size, found, "", ()))
+    return records
+
+
 Measure = Callable[[str, torch.device, int], Record | list[Record]]
 SUITES: dict[str, tuple[Measure, tuple[str, ...]]] = {
     "train": (bench_train, ("resnet20",)),
@@ -143,6 +159,7 @@ SUITES: dict[str, tuple[Measure, tuple[str, ...]]] = {
     "data": (bench_data, ("",)),
     "infer": (bench_infer, ("resnet20", "resnet56")),
     "jobs": (bench_jobs, ("resnet20",)),
+    "models": (bench_models, ("",)),
 }
 
 
@@ -151,8 +168,8 @@ def run_suites(what: str, models: list[str], device: torch.device, repeats: int)
     of_device = ("train", "jobs") if device.type == "cuda" else ("train", "fitted", "data", "infer")
     chosen = {suite: SUITES[suite] for suite in (of_device if what == "all" else (what,))}
     records: list[Record] = []
-    for suite, (measure, usual) in chosen.items():
-        for name in usual if suite == "data" or not models else models:
+    for measure, usual in chosen.values():
+        for name in usual if usual == ("",) or not models else models:
             found = measure(name, device, repeats)
             records += found if isinstance(found, list) else [found]
     return records

@@ -8,6 +8,7 @@ import typer
 from ..bench import SUITE_NAMES
 from ..errors import UsageError
 from ..runtime.files import write_json
+from .completion import one_of
 from .output import Device, Json, print_json, print_line
 
 
@@ -17,7 +18,12 @@ def add_to(program: typer.Typer) -> None:
 
 
 def bench(
-    what: Annotated[str, typer.Argument(help=f"{', '.join(SUITE_NAMES)} or all.")] = "all",
+    what: Annotated[
+        str,
+        typer.Argument(
+            help=f"{', '.join(SUITE_NAMES)} or all.", autocompletion=one_of((*SUITE_NAMES, "all"))
+        ),
+    ] = "all",
     models: Annotated[list[str] | None, typer.Argument(help="Networks; by default each suite's own.")] = None,
     data: Annotated[Path | None, typer.Option(help="Photographs to decode, for `decode`.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Number of rounds; the median is reported.")] = 7,

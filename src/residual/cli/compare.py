@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..data.names import is_folder
+from .completion import pretrained
 from .evaluate import own_test_set, print_notes
 from .output import (
     DataDir,
@@ -31,7 +32,7 @@ def add_to(program: typer.Typer) -> None:
 
 def compare(
     first: Model,
-    second: Annotated[str, typer.Argument(help="The other model.")],
+    second: Annotated[str, typer.Argument(help="The other model.", autocompletion=pretrained)],
     data: TestData = None,
     on_bad_image: OnBadImage = "stop",
     workers: Decoders = None,
@@ -57,7 +58,6 @@ def compare(
         on_bad_image=on_bad_image,  # type: ignore[arg-type]  # it is checked there
         workers=workers,
         device=device,
-        quiet=as_json,
     )
     if as_json:
         print_json(found.as_dict())

@@ -6,14 +6,16 @@ import typer
 
 from ..errors import UsageError
 from ..recipes.schema import DATASETS
+from .commands import Commands
+from .completion import one_of
 from .output import DataDir, Json, print_json, print_line
 
 if TYPE_CHECKING:
     from ..data.cifar import Release
 
-app = typer.Typer(help="Fetch, verify or describe a data set.")
+app = Commands(help="Fetch, verify or describe a data set.")
 WITH_FILES = ("cifar10", "cifar100")
-WithFiles = Annotated[str, typer.Argument(help=" or ".join(WITH_FILES))]
+WithFiles = Annotated[str, typer.Argument(help=" or ".join(WITH_FILES), autocompletion=one_of(WITH_FILES))]
 
 
 def add_to(program: typer.Typer) -> None:
@@ -22,27 +24,35 @@ def add_to(program: typer.Typer) -> None:
 
 
 @app.command()
-def fetch(name: WithFiles, data_dir: DataDir = None) -> None:
+def fetch(name: WithFiles, data_dir: DataDir = None, as_json: Json = False) -> None:
     """Find or download a data set and print its folder."""
     release = _release(name)
     from ..data import cifar
 
-    print_line(str(cifar.fetch(release, data_dir)))
+    folder = str(cifar.fetch(release, data_dir))
+    if as_json:
+        print_json({"folder": folder})
+        return
+    print_line(folder)
 
 
 @app.command()
-def verify(name: WithFiles, data_dir: DataDir = None) -> None:
+def verify(name: WithFiles, data_dir: DataDir = None, as_json: Json = False) -> None:
     """Check every file of a data set that is found."""
     release = _release(name)
     from ..data import cifar
 
-    for path, verdict in cifar.verify(release, data_dir):
+    found = cifar.verify(release, data_dir)
+    if as_json:
+        print_json([{"file": str(path), "verdict": verdict} for path, verdict in found])
+        return
+    for path, verdict in found:
         print_line(f"{path}: {verdict}")
 
 
 @app.command()
 def describe(
-    name: Annotated[str, typer.Argument(help=", ".join(DATASETS))],
+    name: Annotated[str, typer.Argument(help=", ".join(DATASETS), autocompletion=one_of(DATASETS))],
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:

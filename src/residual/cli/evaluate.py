@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..data.names import is_folder
+from .completion import one_of
 from .output import (
     DataDir,
     Decoders,
@@ -39,14 +40,18 @@ def evaluate(
     model: Model,
     data: TestData = None,
     protocol: Annotated[
-        str, typer.Option(help="For a folder of images: one-crop, ten-crop or multi-scale (section 4.1).")
+        str,
+        typer.Option(
+            help="For a folder of images: one-crop, ten-crop or multi-scale (section 4.1).",
+            autocompletion=one_of(("one-crop", "ten-crop", "multi-scale")),
+        ),
     ] = "one-crop",
     on_bad_image: OnBadImage = "stop",
     workers: Decoders = None,
     data_dir: DataDir = None,
     device: Device = None,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Quantise the model to 8 bits; needs the extra int8.")
+        bool, typer.Option("--int8", help="Quantise the model to 8 bits; needs the extra onnx.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -67,7 +72,7 @@ def evaluate(
     where = resolve_device("cpu" if int8 else device)
     prepare(where)  # the process is the command's own
     started = time.perf_counter()
-    found = evaluation.evaluate(network, **chosen, quiet=as_json)
+    found = evaluation.evaluate(network, **chosen)
     seconds = time.perf_counter() - started
     if as_json:
         print_json(found.as_dict())

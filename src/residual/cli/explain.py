@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from .output import Device, Model, print_line
+from .output import Device, Json, Model, print_json, print_line
 
 
 def add_to(program: typer.Typer) -> None:
@@ -25,6 +25,7 @@ def explain(
         Path | None, typer.Option(help="The PNG; by default IMAGE-explained.png in this folder.")
     ] = None,
     device: Device = None,
+    as_json: Json = False,
 ) -> None:
     """Draw which places of an image speak for its likeliest classes, by Grad-CAM."""
     path = output or Path(f"{image.stem}-explained.png")
@@ -41,6 +42,10 @@ def explain(
     prepare(classify.device)  # the process is the command's own
     found = find_evidence(classify, image, top, stage)
     write_explanation(path, found)
+    if as_json:
+        named = [{"class": name, "probability": probability} for name, probability in found.predictions]
+        print_json({"predictions": named, "picture": str(path)})
+        return
     for class_name, probability in found.predictions:
         print_line(f"{100 * probability:6.2f} %  {class_name}")
     print_line(str(path))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..exporters.formats import FORMATS, check_options
+from .completion import one_of
 from .output import Json, Model, print_json, print_line
 
 
@@ -16,7 +17,7 @@ def add_to(program: typer.Typer) -> None:
 
 def export(
     model: Model,
-    format: Annotated[str, typer.Option(help=f"{', '.join(FORMATS)}.")],
+    format: Annotated[str, typer.Option(help=f"{', '.join(FORMATS)}.", autocompletion=one_of(FORMATS))],
     output: Annotated[Path, typer.Option(help="The file or folder to write; it must not exist.")],
     int8: Annotated[bool, typer.Option("--int8", help="Quantise to 8 bits: onnx, openvino, triton.")] = False,
     half: Annotated[

@@ -11,10 +11,10 @@ from ..errors import OutputError, ResidualError, UsageError
 from ..runtime.signals import Interrupted, stop_signals
 from ..runtime.streams import unfailing_streams
 from . import bench, compare, data, evaluate, explain, export, models, predict, reproduce, runs, serve, train
+from .commands import Commands
 from .output import print_line
 
-app = typer.Typer(
-    add_completion=False,
+app = Commands(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

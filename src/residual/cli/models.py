@@ -1,14 +1,19 @@
 """Commands on networks and recipes: models, info, recipes, import."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..models.names import list_models, parse_name, resolve_shortcut, resolve_variant
 from ..recipes.catalog import RECIPES, get_recipe
 from ..recipes.schema import DATASETS, Recipe
+from ..runtime.progress import display
+from .completion import networks, one_of
 from .output import Json, in_millions, print_json, print_line, program
+
+if TYPE_CHECKING:
+    from ..zoo.model_folder import ModelConfig
 
 Shortcut = Annotated[
     str | None, typer.Option(help="A, B or C; by default A for CIFAR and B for ImageNet networks.")
@@ -61,7 +66,7 @@ def _print_pretrained(pattern: str, as_json: bool) -> None:
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="The network, for example resnet20.")],
+    model: Annotated[str, typer.Argument(help="The network, for example resnet20.", autocompletion=networks)],
     shortcut: Shortcut = None,
     variant: Variant = None,
     as_json: Json = False,
@@ -92,9 +97,12 @@ def info(
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="A recipe's name or file.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A recipe's name or file.", autocompletion=one_of(RECIPES))
+    ] = None,
     model: Annotated[str, typer.Option(help="The network to train with it.")] = "resnet20",
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a recipe.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the recipes, or print one in full, as JSON for --recipe."""
     if schema:
@@ -103,9 +111,13 @@ def recipes(
     if name is not None:
         print_json(get_recipe(name, model).as_dict())
         return
-    width = max(map(len, RECIPES))
-    for known, make in RECIPES.items():
-        print_line(f"{known:{width}} {(make.__doc__ or '').splitlines()[0]}")
+    described = {known: (make.__doc__ or "").splitlines()[0] for known, make in RECIPES.items()}
+    if as_json:
+        print_json([{"name": known, "description": text} for known, text in described.items()])
+        return
+    width = max(map(len, described))
+    for known, text in described.items():
+        print_line(f"{known:{width}} {text}")
 
 
 def import_(
@@ -120,6 +132,7 @@ def import_(
     zeros: Annotated[
         str | None, typer.Option(help="Where option A pads zeros: 'both' sides (akamaster) or 'last'.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Convert another project's checkpoint to a model folder."""
     if model is not None:
@@ -131,14 +144,20 @@ def import_(
     imported = importing.load_foreign(file, Options(model, variant, mean, std, zeros))
     importing.save_imported(imported, file, output)
     config = imported.config
+    if as_json:
+        print_json({"folder": str(output), "config": config.as_dict(), "notes": list(imported.notes)})
+        return
     print_line(f"{config.network} from {config.recipe}: {output}")
     for note in imported.notes:
         print_line(note)
+    if not display.quiet:
+        print_line(_what_next(config, output, folder_of_images=config.data == IMAGENET))
+
+
+def _what_next(config: "ModelConfig", output: Path, folder_of_images: bool) -> str:
+    """Say how to go on with an imported model."""
     if config.data in DATASETS:
-        print_line(f"next: {program()} evaluate {output}")
-    elif config.data == IMAGENET:
-        print_line(f"next: {program()} evaluate {output} --data FOLDER_OF_IMAGES")
-    else:
-        print_line(
-            f"no known data set has {len(config.class_names)} classes; in Python: load_model('{output}')"
-        )
+        return f"next: {program()} evaluate {output}"
+    if folder_of_images:
+        return f"next: {program()} evaluate {output} --data FOLDER_OF_IMAGES"
+    return f"no known data set has {len(config.class_names)} classes; in Python: load_model('{output}')"

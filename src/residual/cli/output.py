@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from ..recipes.schema import DATASETS
+from ..runtime.progress import display
+from .completion import one_of, pretrained
 
 DataDir = Annotated[
     Path | None,
@@ -18,16 +20,31 @@ DataDir = Annotated[
     ),
 ]
 Device = Annotated[
-    str | None, typer.Option(help="cuda, mps (untested) or cpu; by default cuda if available.")
+    str | None,
+    typer.Option(
+        help="cuda, mps (untested) or cpu; by default cuda if available.",
+        autocompletion=one_of(("cuda", "mps", "cpu")),
+    ),
 ]
 Model = Annotated[
-    str, typer.Argument(help="A run folder, a model folder, or the name of a pretrained model.")
+    str,
+    typer.Argument(
+        help="A run folder, a model folder, or the name of a pretrained model.", autocompletion=pretrained
+    ),
 ]
 TestData = Annotated[
     str | None,
     typer.Option(
         help=f"Another data set than the model's own: {', '.join(DATASETS)}, or photographs: a folder "
-        "with a folder for each class, or with train and val, or a CSV file."
+        "with a folder for each class, or with train and val, or a CSV file.",
+        autocompletion=one_of(DATASETS),
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="What computes: torch, onnx or int8; the last two need the extra onnx.",
+        autocompletion=one_of(("torch", "onnx", "int8")),
     ),
 ]
 OnBadImage = Annotated[
@@ -36,7 +53,7 @@ OnBadImage = Annotated[
 Decoders = Annotated[
     int | None, typer.Option(help="Processes that decode images; by default what suits the machine.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON value and nothing else.")]
 Override = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe.")
 ]
@@ -48,8 +65,9 @@ def print_line(line: str = "") -> None:
 
 
 def print_note(text: str) -> None:
-    """Print a line that is no result, on standard error."""
-    typer.echo(f"note: {text}", err=True)
+    """Print a line that is no result, on standard error, unless --quiet was given."""
+    if not display.quiet:
+        typer.echo(f"note: {text}", err=True)
 
 
 def print_json(values: Any) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import DataError, UsageError
 from . import answers
-from .output import Device, Json, Model, print_note, printable
+from .output import Device, Engine, Json, Model, print_note, printable
 
 if TYPE_CHECKING:
     from ..inference.classifier import Classifier
@@ -35,7 +35,6 @@ Features = Annotated[
         metavar="FILE", help="Write what the last layer takes of each image: a file .npy or .parquet."
     ),
 ]
-Engine = Annotated[str, typer.Option(help="What computes: torch, onnx or int8.")]
 Calibration = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="With --engine int8: images that calibrate it.")
 ]
@@ -103,7 +102,7 @@ def _show(found: Iterable["Answer"], shows: list[answers.Show], reporter: "Repor
             show(answer)
         if answer.error is not None:
             bad += 1
-            reporter.say(f"cannot decode {printable(answer.path)}: {answer.error}")
+            reporter.complain(f"cannot decode {printable(answer.path)}: {answer.error}")
         if not files and getattr(sys.stdout, "error", None):
             return 0  # nobody reads on
     return bad

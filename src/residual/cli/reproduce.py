@@ -10,10 +10,12 @@ from ..errors import UsageError
 from ..recipes.catalog import CIFAR_RECIPES
 from ..recipes.schema import parse_overrides
 from ..reproduce.plan import TARGETS, Budget, plan
-from .output import DataDir, Device, Override, print_line
+from .completion import one_of
+from .output import DataDir, Device, Json, Override, print_json, print_line, print_note
 
 # what trains nothing, and the options that it takes
 UNTRAINED = {"table1": (), "figure3": ("output",), "pages": ("results", "output")}
+PRINTING = ("as_json", "quiet", "verbose")
 
 
 def add_to(program: typer.Typer) -> None:
@@ -27,7 +29,12 @@ def add_to(program: typer.Typer) -> None:
 
 def reproduce(
     context: typer.Context,
-    what: Annotated[str, typer.Argument(help=f"{', '.join((*TARGETS, *UNTRAINED))}.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help=f"{', '.join((*TARGETS, *UNTRAINED))}.", autocompletion=one_of((*TARGETS, *UNTRAINED))
+        ),
+    ],
     models: Annotated[str | None, typer.Option(help="Networks, separated by commas.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds 0 to N-1; by default the target's.")] = None,
     recipe: Annotated[
@@ -56,6 +63,7 @@ def reproduce(
     output: Annotated[
         Path | None, typer.Option(help="pages, figure3: folder of the pages; by default docs.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Train the runs behind a table or figure of the paper, or make the pages from all result files.
 
@@ -65,7 +73,16 @@ def reproduce(
     """
     if what in UNTRAINED:
         _refuse_other_options(context, what)
-        for line in _make(what, results or Path("results"), output or Path("docs")):
+        if as_json and what == "table1":
+            from ..reproduce.architecture import table_1_values
+
+            print_json(table_1_values())
+            return
+        lines = list(_make(what, results or Path("results"), output or Path("docs")))
+        if as_json:
+            print_json({"files": lines})
+            return
+        for line in lines:
             print_line(line)
         return
     if output is not None:
@@ -75,7 +92,7 @@ def reproduce(
     planned = [one.replace(parse_overrides(override or [])) for one in planned]
     from ..reproduce import campaign
 
-    campaign.reproduce(
+    written = campaign.reproduce(
         planned,
         results=results or Path("results") / TARGETS[what].data,
         runs=runs,
@@ -83,12 +100,14 @@ def reproduce(
         budget=time,
         data_dir=data_dir,
         device=device,
-        say=print_line,
+        say=print_note if as_json else print_line,
     )
+    if as_json:
+        print_json({"files": list(map(str, written))})
 
 
 def _refuse_other_options(context: typer.Context, what: str) -> None:
-    for name in context.params.keys() - {"what", *UNTRAINED[what]}:
+    for name in context.params.keys() - {"what", *PRINTING, *UNTRAINED[what]}:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             option = {"override": "set"}.get(name, name.replace("_", "-"))
@@ -122,6 +141,7 @@ def plot(
     output: Annotated[
         Path | None, typer.Option(help="The PNG; by default curves.png of a single run.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Plot error against iterations, as in Figure 6; several runs are drawn in one figure."""
     from ..training.run_folder import Run
@@ -133,4 +153,7 @@ def plot(
 
     path = output or opened[0].curves
     plot_runs(opened, path)
+    if as_json:
+        print_json({"picture": str(path)})
+        return
     print_line(str(path))

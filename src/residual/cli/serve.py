@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,8 @@ import typer
 
 from ..errors import UsageError
 from ..runtime.extras import how_to_install
-from .output import Device, print_line, print_note
+from .completion import pretrained
+from .output import Device, Engine, Json, print_line, print_note
 
 if TYPE_CHECKING:
     from ..inference.classifier import Classifier
@@ -27,14 +29,17 @@ def add_to(program: typer.Typer) -> None:
 
 def serve(
     models: Annotated[
-        list[str], typer.Argument(help="Run folders, model folders or names of pretrained models.")
+        list[str],
+        typer.Argument(
+            help="Run folders, model folders or names of pretrained models.", autocompletion=pretrained
+        ),
     ],
     host: Annotated[str, typer.Option(help="The address to listen on.")] = LOOPBACK[0],
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free.")] = 8000,
     token: Annotated[
         str | None, typer.Option(envvar="RESIDUAL_TOKEN", help="What clients must send as bearer token.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="torch, onnx or int8.")] = "torch",
+    engine: Engine = "torch",
     calibration: Annotated[
         Path | None, typer.Option(help="For int8: a folder of images that calibrate it.")
     ] = None,
@@ -53,6 +58,7 @@ def serve(
     max_megapixels: Annotated[int, typer.Option(min=1, max=178, help="Of an image.")] = 64,
     max_images: Annotated[int, typer.Option(min=1, max=10_000, help="Of a request.")] = 100,
     queue: Annotated[int, typer.Option(min=1, help="Images that wait at most; then answer 503.")] = 512,
+    as_json: Json = False,
 ) -> None:
     """Serve models over HTTP: a page at /, POST /predict, POST /explain, GET /model."""
     _require_libraries()
@@ -90,8 +96,10 @@ def serve(
         )
         shown = f"[{host}]" if ":" in host else host
         where = f"http://{shown}:{bound.getsockname()[1]}"
-        names = ", ".join(served)
-        server = create_server(app, limits, lambda: _announce(f"{names} at {where} (Ctrl-C stops)"))
+        started = f"{', '.join(served)} at {where} (Ctrl-C stops)"
+        if as_json:  # in one line, which a program that waits for it can read
+            started = json.dumps({"models": list(served), "url": where})
+        server = create_server(app, limits, lambda: _announce(started))
         server.run(sockets=[bound])
 
 

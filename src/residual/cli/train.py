@@ -1,6 +1,5 @@
 """The command `train`: one run, several seeds, or a resume."""
 
-import logging
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +12,10 @@ from ..errors import UsageError
 from ..recipes.catalog import get_recipe
 from ..recipes.schema import DATASETS, Recipe, parse_overrides
 from ..runtime.duration import parse_duration
+from ..runtime.progress import display
 from ..training.run_folder import Run
 from . import train_options as options
+from .completion import networks
 from .models import Variant
 from .output import DataDir, Device, Json, Override, print_json, print_line, program
 from .train_choice import Wanted, choose, find_data
@@ -29,7 +30,9 @@ def add_to(program: typer.Typer) -> None:
 
 
 def train(
-    model: Annotated[str | None, typer.Argument(help="The network, for example resnet20.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="The network, for example resnet20.", autocompletion=networks)
+    ] = None,
     data: options.Data = None,
     data_dir: DataDir = None,
     recipe: options.RecipeName = None,
@@ -62,14 +65,10 @@ def train(
     seeds: options.Seeds = None,
     jobs: options.Jobs = None,
     resume: options.Resume = None,
-    verbose: options.Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Train a network, or resume a run."""
     began = perf_counter()  # before torch is loaded
-    if verbose:
-        logging.captureWarnings(False)
-        logging.basicConfig(level=logging.INFO)
     name, data_dir = find_data(data, data_dir)
     named: dict[str, Any] = {"data": name, "shortcut": shortcut, "variant": variant, "seed": seed}
     named |= {"iterations": iterations, "validation": validation, "curve": curve, "batch_size": batch_size}
@@ -157,7 +156,7 @@ def _train(recipe: Recipe, output: Path | None, **where: Any) -> "Result":
 
 
 def _train_seeds(
-    recipe: Recipe, seeds: int, jobs: int, output: Path | None, quiet: bool, **where: Any
+    recipe: Recipe, seeds: int, jobs: int, output: Path | None, as_json: bool, **where: Any
 ) -> "list[Result]":
     """Train a recipe with several seeds; runs that are there already are finished or left as they are."""
     if output is None:
@@ -168,14 +167,14 @@ def _train_seeds(
     planned = [Job(recipe.replace({"seed": n}), output / f"{recipe.network}-seed{n}") for n in range(seeds)]
 
     def finished(job: Job, code: int) -> None:
-        if not quiet:
+        if not as_json:
             print_line(f"{job.output}: {outcome(code)}")
 
-    codes = run_jobs(planned, jobs, **where, quiet=quiet, finished=finished)
+    codes = run_jobs(planned, jobs, **where, quiet=display.quiet, finished=finished)
     done = [Run.open(job.output) for job in planned if codes.get(job.output) == 0]
     results = [Result(run.path, run.result) for run in done if run.result is not None]
     errors = [result.error for result in results]
-    if errors and not quiet:
+    if errors and not as_json:
         spread = statistics.stdev(errors) if len(errors) > 1 else 0.0
         print_line(f"test error {statistics.mean(errors):.2f} +- {spread:.2f} % over {len(errors)} seeds")
     if any(codes.values()):
@@ -230,6 +229,8 @@ def _print_result(result: "Result", data: str | None, data_dir: Path | None) -> 
         print_line(f"report  {result.path / 'report.html'}")
     for sentence in figures.get("advice", [])[:3]:
         print_line(sentence)
+    if display.quiet:
+        return
     print_line("next:")
     print_line(f"  {program()} evaluate {result.path}{where}")
     print_line(f"  {program()} plot {result.path}")

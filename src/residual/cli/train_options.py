@@ -9,14 +9,21 @@ import typer
 from ..errors import UsageError
 from ..recipes.catalog import RECIPES
 from ..recipes.schema import DATASETS
+from .completion import one_of
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 Data = Annotated[
     str | None,
-    typer.Option(help=f"{', '.join(DATASETS)}, a folder of photographs, or a CSV file of their paths."),
+    typer.Option(
+        help=f"{', '.join(DATASETS)}, a folder of photographs, or a CSV file of their paths.",
+        autocompletion=one_of(DATASETS),
+    ),
 ]
 RecipeName = Annotated[
-    str | None, typer.Option(help=f"{', '.join(RECIPES)}, or a file; by default the data set's.")
+    str | None,
+    typer.Option(
+        help=f"{', '.join(RECIPES)}, or a file; by default the data set's.", autocompletion=one_of(RECIPES)
+    ),
 ]
 Shortcut = Annotated[
     str | None,
@@ -83,7 +90,6 @@ Seeds = Annotated[
 ]
 Jobs = Annotated[int | None, typer.Option(min=1, help="With --seeds: this many runs at once.")]
 Resume = Annotated[Path | None, typer.Option(help="Resume this run, as if it had never stopped.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show warnings and notes of the libraries as well.")]
 
 
 def parse_size(text: str) -> int:

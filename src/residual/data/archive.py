@@ -19,6 +19,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from ..errors import DataError
 from ..runtime.files import is_abandoned
+from ..runtime.progress import display
 from ..runtime.streams import standard_error
 
 CHUNK = 1 << 20
@@ -127,7 +128,8 @@ def _save(response: Any, file: Path, start: int, total: int | None, title: str) 
     """Append a response's body to a file, each piece as it arrives, so that a lost connection loses none."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     file.parent.mkdir(parents=True, exist_ok=True)
-    with Progress(*columns, console=Console(file=standard_error())) as progress, file.open("ab") as output:
+    bar = Progress(*columns, console=Console(file=standard_error()), disable=display.quiet)
+    with bar as progress, file.open("ab") as output:
         task = progress.add_task(title, total=total, completed=start)
         for piece in _pieces(response):
             output.write(piece)

@@ -150,7 +150,7 @@ def _start(function: Callable[[Any], Any], keys: Sequence[Any], earlier: list[so
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
     """Where there are signal masks, start a process that no signal reaches until it handles them itself."""
-    if not hasattr(signal, "pthread_sigmask"):
+    if sys.platform == "win32":
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -168,7 +168,7 @@ def _work(
         reader.close()
     for number in SIGNALS:  # they may reach the whole process group; the parent ends its workers itself
         signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
+    if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     torch.set_num_threads(1)
     sending: Future[None] | None = None

@@ -33,7 +33,7 @@ WRITERS = {
     "transformers": weights.write_transformers,
 }
 FOLDERS = ("openvino", "timm", "transformers", "triton")
-SUFFIXES = {"torchvision": (".pth", ".pt", ".safetensors")}
+SUFFIXES = {"torchvision": (".pth", ".pt", ".safetensors"), "torch-export": (".pt2",)}
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _check_output(format: str, output: Path) -> None:
         raise UsageError(f"{output} exists already: an export overwrites nothing")
     wanted = SUFFIXES.get(format)
     if wanted and output.suffix not in wanted:
-        raise UsageError(f"{output}: a file for {format} ends in {', '.join(wanted[:-1])} or {wanted[-1]}")
+        raise UsageError(f"{output}: a file for {format} ends in {' or '.join(wanted)}")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""INT8 inference by post-training quantisation with ONNX Runtime; needs the extra `int8`."""
+"""INT8 inference by post-training quantisation with ONNX Runtime; needs the extra `onnx`."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -6,7 +6,7 @@ from typing import Any
 from ..errors import UsageError
 from ..runtime.extras import how_to_install
 
-EXTRAS = {"openvino": "openvino", "executorch": "executorch"}  # the others are of the extra `int8`
+EXTRAS = {"openvino": "openvino", "executorch": "executorch"}  # the others are of the extra `onnx`
 
 
 def library(name: str) -> Any:
@@ -19,5 +19,5 @@ def library(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         root = name.partition(".")[0]
-        extra = EXTRAS.get(root, "int8")
+        extra = EXTRAS.get(root, "onnx")
         raise UsageError(f"{root} is not installed: {how_to_install(extra)}") from error

@@ -1,4 +1,4 @@
-"""Networks as ONNX files, run by ONNX Runtime on the CPU; needs the extra `int8`."""
+"""Networks as ONNX files, run by ONNX Runtime on the CPU; needs the extra `onnx`."""
 
 import logging
 import warnings

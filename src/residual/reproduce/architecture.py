@@ -1,7 +1,7 @@
 """The layers of a network in the order in which they run, found by hooks; Table 1 made from them."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby, zip_longest
 from typing import Any
 
@@ -115,6 +115,17 @@ def table_1() -> Iterator[str]:
     yield _row("  in the paper", "", (f"{PAPER_MULTIPLY_ADDS[name]}" for name in names))
     for variant, row in costs.items():
         yield _row(f"  here, {variant}", "", (f"{cost.multiply_adds / 1e9:.2f}" for cost in row))
+
+
+def table_1_values() -> list[dict[str, Any]]:
+    """Return the networks of Table 1 as plain values: counts, and the layers without projections."""
+    return [
+        {
+            **complexity(name, variant=_variant(name, "v1")).as_dict(),
+            "in_order": [asdict(layer) for layer in architecture(name, variant=_variant(name, "v1")).layers],
+        }
+        for name in (f"resnet{depth}" for depth in IMAGENET_DEPTHS)
+    ]
 
 
 def _variant(name: str, variant: str) -> str | None:

@@ -7,9 +7,13 @@ from typing import Any
 from ..bench.page import speed_page
 from ..errors import RunError
 from ..runtime.files import write_text
+from .compute import PICTURE, all_series
+from .compute_figure import error_against_compute
 from .figures import figure_4, figure_6, figure_7
 from .imagenette_page import imagenette_page, in_figure
-from .page import results_page, trained_alike
+from .models_page import models_page
+from .page import figure_title, results_page, trained_alike, whole_runs
+from .paper_page import paper_page
 from .results import load_results
 
 
@@ -30,7 +34,12 @@ def write_pages(results: Path, output: Path) -> list[Path]:
             write_text(output / "speed.md", speed_page(benches))
             written.append(output / "speed.md")
         written += _write_results(runs, output) if runs else []
-        return written + (_write_imagenette(photographs, output) if photographs else [])
+        written += _write_imagenette(photographs, output) if photographs else []
+        if runs:
+            write_text(output / "models.md", models_page(runs, photographs, benches))
+            write_text(output / "paper.md", paper_page(runs, photographs))
+            written += [output / "models.md", output / "paper.md"]
+        return written
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"cannot make the pages: {type(error).__name__}: {error}") from error
 
@@ -42,7 +51,9 @@ def _write_results(runs: list[dict[str, Any]], output: Path) -> list[Path]:
     for recipe, alike in trained_alike(runs).items():
         for number, draw in ((6, figure_6), (7, figure_7)):
             written.append(output / f"figure{number}-{recipe}.png")
-            draw(alike, written[-1])
+            draw(alike, written[-1], figure_title(alike[0]))
+    written.append(output / PICTURE)
+    error_against_compute(all_series(whole_runs(runs)), written[-1])
     return written
 
 

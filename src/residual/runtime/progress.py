@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
@@ -19,6 +20,16 @@ ESTIMATE_SECONDS = 3.0  # after this time the remaining time is estimated
 SOON_SECONDS = 20 * 3600  # up to here a time of day says which day it is
 
 
+@dataclass
+class Display:
+    """What a process shows on standard error; `quiet`: results and errors only, whatever is asked for."""
+
+    quiet: bool = False
+
+
+display = Display()  # a process has one standard error, and so one of these
+
+
 class Reporter:
     """Shows progress on standard error; silent if disabled or where standard error cannot be written.
 
@@ -28,7 +39,7 @@ class Reporter:
     """
 
     def __init__(self, enabled: bool = True, prefix: str = "") -> None:
-        self.enabled, self.prefix = enabled, prefix
+        self.enabled, self.prefix = enabled and not display.quiet, prefix
         self.console = Console(file=standard_error(), highlight=False, soft_wrap=True, emoji=False)
         self._bar: Progress | None = None
         self._last_step: int | None = None
@@ -125,7 +136,11 @@ class Reporter:
     def say(self, line: str) -> None:
         """Print a line above the bar."""
         if self.enabled:
-            self.console.print(self.prefix + line, markup=False)
+            self.complain(line)
+
+    def complain(self, line: str) -> None:
+        """Print a line above the bar, also where nothing else is shown."""
+        self.console.print(self.prefix + line, markup=False)
 
     def _open_bar(self) -> bool:
         """Start the bar if there is a terminal; return whether there is one."""

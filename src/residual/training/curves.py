@@ -78,9 +78,10 @@ def _draw(axes: Axes, run: Run, label: str, colour: str) -> float:
 
 
 def _curve(axes: Axes, records: Sequence[dict[str, Any]], label: str, **style: Any) -> list[float]:
-    """Draw error against steps, with markers where there are so few points that they would not show."""
+    """Draw error against steps, with its end in the legend, and markers where points are few."""
     steps, errors = [record["step"] for record in records], [float(record["error"]) for record in records]
-    axes.plot(steps, errors, marker="o" if len(steps) <= FEW else "", label=label, **style)
+    marker, named = "o" if len(steps) <= FEW else "", f"{label}: {errors[-1]:.1f} %"
+    axes.plot(steps, errors, marker=marker, label=named, **style)
     return errors
 
 

@@ -121,7 +121,7 @@ class _Worker:
 
     job: Job
     process: BaseProcess
-    lifeline: Connection
+    lifeline: Any  # a Connection; on Windows that is another class
 
     def end(self) -> int:
         """Wait for its end and return its exit code, for signals as in a shell."""

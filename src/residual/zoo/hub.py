@@ -12,6 +12,7 @@ from typing import NoReturn
 from ..errors import CheckpointError, UsageError
 from ..runtime.extras import how_to_install
 from ..runtime.files import read_bounded
+from ..runtime.progress import display
 from ..runtime.unpickle import MAX_BYTES
 from .model_folder import MAX_CONFIG
 
@@ -62,6 +63,8 @@ class _HubModel:
         except ImportError as error:
             raise UsageError(f"fetching {name} needs huggingface_hub: {how_to_install('hub')}") from error
         self.hub = huggingface_hub
+        if display.quiet:
+            huggingface_hub.utils.disable_progress_bars()  # type: ignore[attr-defined]
         self.name, self.repository, self.revision = name, repository, revision
         self.timeout = timeout
         self.silence: Exception | None = None  # why the hub does not answer
