@@ -44,7 +44,9 @@ def test_a_committed_notebook_was_run_from_top_to_bottom(path):
     kinds = {output.output_type for cell in cells for output in cell.outputs}
     assert kinds == {"stream", "display_data"}, "no error, and no bare value at the end of a cell"
     assert {name for name, _ in printed(notebook)} == {"stdout"}
-    pictures = [o for cell in cells for o in cell.outputs if {"image/png", "image/jpeg"} & {*o.get("data", {})}]
+    pictures = [
+        o for cell in cells for o in cell.outputs if {"image/png", "image/jpeg"} & {*o.get("data", {})}
+    ]
     assert pictures
     text = path.read_text(encoding="utf-8")
     assert len(text.encode()) < LARGEST
