@@ -13,7 +13,10 @@ from document_runner import ROOT, Page, commands, opened
 from documents import Block, DocumentError, check_output, find_blocks, pages_of
 
 PAGES = pages_of(ROOT)
-SLOW: set[str] = set()  # pages that take more than a few seconds
+SLOW = {  # pages that take more than a few seconds
+    *("README.md", "docs/index.md", "docs/quickstart.md", "docs/paper.md", "docs/commands.md"),
+    *("docs/own-images.md", "docs/tasks/train.md", "docs/tasks/evaluate.md", "docs/tasks/export.md"),
+}
 DRAWN = "draw_photos.py photos"  # by a page that makes the photographs itself
 ONE_IN = 10  # at most one block in so many is left out
 
