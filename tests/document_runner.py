@@ -10,6 +10,7 @@ What a reader waits minutes for is shortened, after the command was read and che
 | `train --find-lr`                     | 8 steps with rising rates                                          |
 | `bench`                               | one round of one step                                              |
 | `serve`                               | in a thread, on a free port, until the end of the page             |
+| `push`, `hf-hub:USER/photos`          | a stand-in of the hub on this machine                              |
 | `make`, `pip install`, environments   | not run: `.ci/run` and `pyproject.toml` have what is named         |
 """
 
@@ -86,6 +87,7 @@ class Page:
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.servers: list[tuple[Any, threading.Thread]] = []
         self.ports: dict[str, str] = {}  # as on the page -> as it is
+        self.repositories: dict[str, str] = {}  # likewise, repositories on the hub
         self._wanted_port = "8000"
 
     def run(self, block: Block) -> None:
@@ -208,11 +210,15 @@ class Page:
     def _as_it_is(self, text: str) -> str:
         for written, real in self.ports.items():
             text = re.sub(rf"(127\.0\.0\.1|localhost):{written}\b", rf"\1:{real}", text)
+        for written, real in self.repositories.items():
+            text = text.replace(written, real)
         return text
 
     def _as_written(self, text: str) -> str:
         for written, real in self.ports.items():
             text = text.replace(f":{real}", f":{written}")
+        for written, real in self.repositories.items():
+            text = text.replace(real, written)
         return text
 
 

@@ -3,12 +3,13 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from conftest import FakeRelease
+from conftest import FakeRelease, use_hub
 from document_runner import ROOT, Page, commands, opened
 from documents import Block, DocumentError, check_output, find_blocks, pages_of
 
@@ -18,6 +19,7 @@ SLOW = {  # pages that take more than a few seconds
     *("docs/own-images.md", "docs/tasks/train.md", "docs/tasks/evaluate.md", "docs/tasks/export.md"),
 }
 DRAWN = "draw_photos.py photos"  # by a page that makes the photographs itself
+ON_HUB = "USER/photos"
 ONE_IN = 10  # at most one block in so many is left out
 
 
@@ -45,7 +47,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def page(here: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
+def page(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
     """Give a page whose blocks run in an empty folder."""
     with opened(monkeypatch) as found:
         yield found
@@ -66,7 +68,21 @@ def prepared(
     monkeypatch.setenv("RESIDUAL_DATA", str(data))
 
 
+@pytest.fixture
+def repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """Give the name of a repository, not made yet, on a stand-in of the hub."""
+    constants, hub = pytest.importorskip("huggingface_hub.constants"), pytest.importorskip("hub")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setenv("HF_TOKEN", hub.TOKEN)
+    with hub.serving(hub.Hub({}, exists=False)) as endpoint:
+        use_hub(monkeypatch, endpoint)
+        yield hub.NAME.removeprefix("hf-hub:")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="the pages show commands of a POSIX shell")
+@pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")  # of huggingface_hub
 @pytest.mark.parametrize(
     "name", [pytest.param(page, marks=pytest.mark.slow) if page in SLOW else page for page in PAGES]
 )
@@ -76,6 +92,8 @@ def test_a_page_does_what_it_says(name: str, page: Page, request: pytest.Fixture
         request.getfixturevalue("prepared")
     if any(DRAWN in block.text for block in blocks):
         shutil.rmtree("photos")
+    if any(ON_HUB in block.text for block in blocks):
+        page.repositories[ON_HUB] = request.getfixturevalue("repository")
     for block in blocks:
         page.run(block)
 
