@@ -1,18 +1,4 @@
-"""Runs the code blocks of a page in a working folder, in this process where possible.
-
-What a reader waits minutes for is shortened, after the command was read and checked as it stands on the page:
-
-| what                                  | in the test                                                        |
-|---------------------------------------|--------------------------------------------------------------------|
-| training: `train`, `residual.train`   | 2 steps of 8 images; photographs have 48 pixels                    |
-| `--validation 5000`, of CIFAR-10      | a tenth of the stand-in's images                                   |
-| several runs: `--seeds`, `reproduce`  | the first two, one after the other, in this process                |
-| `train --find-lr`                     | 8 steps with rising rates                                          |
-| `bench`                               | one round of one step                                              |
-| `serve`                               | in a thread, on a free port, until the end of the page             |
-| `push`, `hf-hub:USER/photos`          | a stand-in of the hub on this machine                              |
-| `make`, `pip install`, environments   | not run: `.ci/run` and `pyproject.toml` have what is named         |
-"""
+"""Runs the code blocks of a page in a working folder, in this process where possible; see `shortened.py`."""
 
 import contextlib
 import gc
@@ -26,40 +12,19 @@ import sys
 import threading
 import tomllib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import residual
 from documents import Block, DocumentError, check_output
-from residual.bench import suites
 from residual.cli import main as command_line
-from residual.recipes.schema import Recipe
-from residual.reproduce import campaign
-from residual.training import experiment, find_rate, jobs
+from shortened import shorten
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS, BATCH, SIDE, RUNS, RATES = 2, 8, 48, 2, 8
-SHELL = {
-    "awk",
-    "cat",
-    "cp",
-    "cut",
-    "echo",
-    "find",
-    "grep",
-    "head",
-    "jq",
-    "ls",
-    "mkdir",
-    "mv",
-    "rm",
-    "sort",
-    "tail",
-}
-INSTALLING = ("make", "pip", "pip3", "pipx", "uv", "source", ".")
+SHELL = {"cat", "cp", "cut", "echo", "find", "grep", "head", "ls", "mkdir", "mv", "rm", "sort", "tail"}
+INSTALLING = ("make", "pip", "source")
 SECONDS = 120  # for a program that runs on its own
 
 
@@ -229,27 +194,31 @@ def commands(text: str) -> list[str]:
 
 
 def check_installation(block: Block, line: str) -> None:
-    """Check that continuous integration installs and makes what a line does, by name.
+    """Check that .ci/run makes what a line makes, by its name, and that what it installs is there.
 
     Raises:
         DocumentError: it does not.
     """
     words = shlex.split(line, comments=True)
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     if words[0] == "make":
-        made = [
-            set(_line.split()) for _line in (ROOT / ".ci/run").read_text().splitlines() if "make " in _line
-        ]
+        made = [line.split() for line in (ROOT / ".ci/run").read_text().splitlines() if "make " in line]
         unknown = [word for word in words[1:] if not any(word in names for names in made)]
         if unknown:
             raise DocumentError(f"{block.place}: .ci/run does not make {', '.join(unknown)}")
-    for word in words:
-        extras = re.fullmatch(rf"(?:\.|{re.escape(project['name'])}|.*\.whl)\[(.+)\]", word)
-        for extra in extras[1].split(",") if extras else ():
-            if extra not in project["optional-dependencies"]:
-                raise DocumentError(f"{block.place}: there is no extra '{extra}'")
-    if "-c" in words and not (ROOT / words[words.index("-c") + 1]).is_file():
-        raise DocumentError(f"{block.place}: there is no file {words[words.index('-c') + 1]}")
+    elif "install" in words:
+        for word in words[words.index("install") + 1 :]:
+            _check_installed(block, word)
+
+
+def _check_installed(block: Block, word: str) -> None:
+    """Check an argument of `pip install`: this project, its extras, or a file of the repository."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = re.fullmatch(rf"(?:\.|{re.escape(project['name'])}|\S+\.whl)(?:\[(?P<extras>.+)\])?", word)
+    if named is None and not word.startswith("-") and not (ROOT / word).is_file():
+        raise DocumentError(f"{block.place}: '{word}' is none of this project's: take an extra")
+    for extra in (named["extras"] or "").split(",") if named else ():
+        if extra and extra not in project["optional-dependencies"]:
+            raise DocumentError(f"{block.place}: there is no extra '{extra}'")
 
 
 def _split(line: str) -> tuple[dict[str, str], list[str]]:
@@ -282,46 +251,6 @@ def _captured(both: list[str], out: list[str]) -> Iterator[None]:
             yield
     finally:
         out.extend(output.own)
-
-
-def shortened(recipe: Recipe) -> Recipe:
-    """Return a recipe of a few steps with a few small images."""
-    changes: dict[str, Any] = {"iterations": min(recipe.iterations, STEPS), "stop_after": 0, "time": 0.0}
-    changes["batch_size"] = min(recipe.batch_size, BATCH)
-    changes["optimizer.frozen"] = min(recipe.optimizer.frozen, 1)
-    changes["validation"] = recipe.validation if recipe.validation < 1 else 0.1
-    if recipe.augment.kind == "resized-crop" and recipe.image_size > SIDE:
-        sizes = {"image_size": recipe.image_size, "test_size": recipe.test_size}
-        sizes |= {"test_resize": recipe.test_resize, "augment.early_size": recipe.augment.early_size}
-        changes |= {key: round(size * SIDE / recipe.image_size) for key, size in sizes.items()}
-    return recipe.replace(changes)
-
-
-def shorten(change: pytest.MonkeyPatch) -> None:
-    """Shorten what takes long, as the table at the top says."""
-    train, compare = experiment.train, suites.compare
-
-    def train_shortly(recipe: Any, **options: Any) -> Any:
-        return train(shortened(recipe) if isinstance(recipe, Recipe) else recipe, **options)
-
-    def run_here(
-        planned: Any, _at_once: int, *, reading: Mapping[str, Any] | None = None, **options: Any
-    ) -> dict[Path, int]:
-        where = {key: options.get(key) for key in ("data_dir", "device")}
-        for job in planned[:RUNS]:
-            train_shortly(job.recipe, output=job.output, quiet=True, **where, **(reading or {}))
-            options["finished"](job, 0)
-        return {job.output: 0 for job in planned[:RUNS]}
-
-    def compare_shortly(contestants: Any, steps: Any, _repeats: int, batch: int) -> Any:
-        return compare(contestants, dict.fromkeys(steps, 1), 1, batch)
-
-    change.setattr(experiment, "train", train_shortly)
-    change.setattr(residual, "train", train_shortly)
-    change.setattr(jobs, "run_jobs", run_here)
-    change.setattr(campaign, "run_jobs", run_here)
-    change.setattr(find_rate, "STEPS", RATES)
-    change.setattr(suites, "compare", compare_shortly)
 
 
 @contextlib.contextmanager

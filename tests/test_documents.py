@@ -21,6 +21,7 @@ SLOW = {  # pages that take more than a few seconds
 DRAWN = "draw_photos.py photos"  # by a page that makes the photographs itself
 ON_HUB = "USER/photos"
 ONE_IN = 10  # at most one block in so many is left out
+posix = pytest.mark.skipif(sys.platform == "win32", reason="the pages show commands of a POSIX shell")
 
 
 def blocks_of(page: str) -> list[Block]:
@@ -81,7 +82,7 @@ def repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]
         yield hub.NAME.removeprefix("hf-hub:")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the pages show commands of a POSIX shell")
+@posix
 @pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")  # of huggingface_hub
 @pytest.mark.parametrize(
     "name", [pytest.param(page, marks=pytest.mark.slow) if page in SLOW else page for page in PAGES]
@@ -232,6 +233,7 @@ make demo
 """
 
 
+@posix
 def test_a_page_that_is_right(page: Page) -> None:
     run(page, RIGHT)
 
@@ -240,6 +242,7 @@ def bash(text: str, said: str | None = None) -> str:
     return f"```bash\n{text}\n```\n" + (f"```text\n{said}\n```\n" if said is not None else "")
 
 
+@posix
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -250,6 +253,7 @@ def bash(text: str, said: str | None = None) -> str:
         (bash("residual info resnet21", "residual: no network 'resnet22'..."), "page.md:1 prints other"),
         (bash("residual recipes", "paper"), "page.md:1 prints other"),
         (bash("pip install '.[server]'"), "page.md:1: there is no extra 'server'"),
+        (bash("pip install torchmagic"), "page.md:1: 'torchmagic' is none of this project's"),
         (bash("make coffee"), "page.md:1: .ci/run does not make coffee"),
         (bash("docker compose up"), "page.md:1: 'docker' is not run here"),
         ("```python\nx = 1\n```\n\n```python\nprint(x + y)\n```\n", "page.md:5: NameError"),
@@ -262,6 +266,7 @@ def test_a_page_that_is_wrong(page: Page, text: str, message: str) -> None:
     assert message in str(found.value)
 
 
+@posix
 def test_a_server_answers_the_requests_of_its_page(page: Page, here: Path) -> None:
     pytest.importorskip("fastapi")
     if shutil.which("curl") is None:
