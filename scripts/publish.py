@@ -17,7 +17,8 @@ from residual.reproduce.page import HEADLINES, PAPER_ERRORS
 from residual.reproduce.results import provenance
 from residual.runtime.files import write_json, write_text
 from residual.training.run_folder import Run
-from residual.zoo.model_card import model_card
+from residual.zoo.facts import LICENCE
+from residual.zoo.model_card import Measured, model_card
 from residual.zoo.model_folder import load_model, save_model
 from residual.zoo.pretrained import MEASURED, WEIGHTS
 
@@ -86,13 +87,15 @@ def _store(run: Run, folder: Path, data_dir: Path | None) -> float:
     }
     rows = {
         f"error on the {found.images:,} test images, as stored here": f"{found.error:.2f} %",
+        "its 95 % confidence interval": "{:.2f} to {:.2f} %".format(*found.error_interval),
         "weights": "half precision (float16)",
         "training error, last window": f"{result['training_error']:.2f} %",
         "iterations": f"{result['iterations']:,} of batch {run.recipe.batch_size}",
         "seed": run.recipe.seed,
         "trained with": f"`{facts['command']}`",
     }
-    write_text(folder / "README.md", model_card(network.config, rows))
+    card = model_card(network.config, rows, measured=Measured.of(found.as_dict()), licence=LICENCE.lower())
+    write_text(folder / "README.md", card)
     write_json(folder / MEASURED, facts)
     return found.error
 

@@ -7,6 +7,7 @@ import sys
 import warnings
 
 import pytest
+import yaml
 
 import residual
 from residual.errors import UsageError
@@ -60,7 +61,10 @@ def test_the_run_folder_is_complete(run_folder):
     assert {"versions", "hardware", "commit", "command", "seed"} <= environment.keys()
     config = json.loads((run_folder / "model" / "config.json").read_text())
     assert {"format", "network", "class_names", "preprocessing", "recipe"} <= config.keys()
-    assert f"{result['error']:.2f} %" in (run_folder / "model" / "README.md").read_text()
+    card = (run_folder / "model" / "README.md").read_text()
+    assert f"{result['error']:.2f} %" in card
+    (entry,) = yaml.safe_load(card.split("---\n")[1])["model-index"]
+    assert entry["results"][0]["metrics"][1]["value"] == pytest.approx(result["error"], abs=1e-4)
     assert [r["step"] for r in Run.open(run_folder).metrics("train")] == [2, 4, 6, 8, 10, 12], "at least five"
 
 

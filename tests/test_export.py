@@ -27,7 +27,7 @@ from residual.models import vgg
 from residual.runtime.extras import how_to_install
 from residual.zoo.model_folder import ModelConfig, save_model
 
-onnx_library = pytest.importorskip("onnx", reason="needs the extra int8")
+onnx_library = pytest.importorskip("onnx", reason="needs the extra onnx")
 pytestmark = pytest.mark.filterwarnings("ignore")  # the exporters' own
 
 NAMES = ("ant", "bee", "cat")
@@ -293,7 +293,7 @@ def test_transformers_loads_the_folder_and_gives_the_same_logits(name, variant, 
     library = pytest.importorskip("transformers")
     network = made(name, (64, 64), variant=variant, resize=72)
     residual.export(network, "transformers", tmp_path / "model")
-    theirs, told = library.ResNetForImageClassification.from_pretrained(
+    theirs, told = library.AutoModelForImageClassification.from_pretrained(
         tmp_path / "model", output_loading_info=True
     )
     assert not told["missing_keys"]

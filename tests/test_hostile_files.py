@@ -21,11 +21,10 @@ from residual.errors import CheckpointError, UsageError
 from residual.models.names import MAX_CLASSES, parse_name
 from residual.recipes import schema as recipe
 from residual.recipes.schema import load_recipe
-from residual.runtime import unpickle
+from residual.runtime import files, unpickle
 from residual.runtime.files import read_bounded
 from residual.training import checkpoint
 from residual.training.checkpoint import load_checkpoint, load_pickle, save_checkpoint
-from residual.zoo import model_folder
 from residual.zoo.convert import read as importing
 from residual.zoo.model_folder import ModelConfig, load_model, save_model
 
@@ -65,7 +64,7 @@ def test_what_is_not_a_regular_file_of_the_expected_size_is_not_read(
     tmp_path, monkeypatch, model, kind, reader
 ):
     for module in (checkpoint, importing):
-        monkeypatch.setattr(module, "MAX_BYTES", 2**22)
+        monkeypatch.setattr(module, "MAX_WEIGHTS", 2**22)
     if reader == "weights":
         path, error = model / "model.safetensors", CheckpointError
         read = lambda: load_model(model)  # noqa: E731
@@ -192,7 +191,7 @@ def test_a_config_whose_values_do_not_fit(cli, model, key, value):
     assert len(err) < 1000
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, " " * (model_folder.MAX_CONFIG + 1)])
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, " " * (files.MAX_CONFIG + 1)])
 def test_a_config_that_is_too_deep_or_too_long(cli, model, text):
     (model / "config.json").write_text(text)
     code, out, err = cli("evaluate", model)

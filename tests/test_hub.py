@@ -1,14 +1,9 @@
 """Models of the Hugging Face Hub, fetched from a local stand-in."""
 
-import contextlib
-import dataclasses
-import hashlib
-import http.server
+import importlib
 import json
 import re
 import sys
-import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -17,85 +12,16 @@ from safetensors.torch import save
 
 import residual
 from conftest import use_hub
+from hub import COMMIT, NAME, Hub, serving
 from residual.errors import CheckpointError, UsageError
 from residual.models.build import build_model
 from residual.runtime.extras import how_to_install
 from residual.training import starting_weights
 from residual.training.run_folder import Run
-from residual.zoo import hub
+from residual.zoo import hub as fetching
 from residual.zoo.model_folder import load_model
 
 constants = pytest.importorskip("huggingface_hub.constants")
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-NAME = "hf-hub:someone/net"
-
-
-@dataclasses.dataclass
-class Hub:
-    """Files of the repository someone/net, how the server treats them, and what it was asked."""
-
-    files: dict[str, bytes]
-    error: tuple[int, str] | None = None  # status and X-Error-Code of every answer
-    short: bool = False  # files end early
-    seconds: float = 0.0  # before an answer
-    claimed: dict[str, int] = dataclasses.field(default_factory=dict)  # sizes that are not true
-    asked: list[str] = dataclasses.field(default_factory=list)
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """What huggingface_hub asks: HEAD and GET of /USER/NAME/resolve/REVISION/FILE."""
-
-    hub: Hub
-
-    def log_message(self, *_: object) -> None:
-        """Keep quiet."""
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def answer(self, body: bool) -> None:
-        repository, _, rest = self.path.lstrip("/").partition("/resolve/")
-        revision, _, file = rest.partition("/")
-        if file:  # the library asks about itself as well
-            self.hub.asked.append(f"{self.command} {file}")
-        time.sleep(self.hub.seconds)
-        code = self.hub.error
-        if code is None and repository != "someone/net":
-            code = (404, "RepoNotFound")
-        elif code is None and revision not in ("main", COMMIT):
-            code = (404, "RevisionNotFound")
-        elif code is None and file not in self.hub.files:
-            code = (404, "EntryNotFound")
-        if code is not None:
-            self.send_response(code[0])
-            self.send_header("X-Error-Code", code[1])
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        content = self.hub.files[file]
-        sent = content[: len(content) // 2] if self.hub.short and body else content
-        self.send_response(200)
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        size = self.hub.claimed.get(file, len(sent)) if not body else len(sent)
-        self.send_header("Content-Length", str(size))
-        self.end_headers()
-        if body:
-            self.wfile.write(sent)
-
-
-@contextlib.contextmanager
-def serving(hub: Hub) -> Iterator[str]:
-    handler = type("OneHub", (Handler,), {"hub": hub})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
 
 TIMM = {
     "architecture": "resnet18",
@@ -166,7 +92,7 @@ def test_pickles_only_where_there_is_no_safetensors(stand_in, tmp_path, state):
 
 def said(name: str = NAME) -> str:
     with pytest.raises(CheckpointError) as caught:
-        hub.fetch(name)
+        fetching.fetch(name)
     (line,) = str(caught.value).splitlines()
     return line
 
@@ -210,7 +136,7 @@ def test_a_file_that_ends_early(stand_in):
 
 
 def test_a_cached_file_that_was_altered(stand_in, monkeypatch):
-    path = hub.fetch(NAME) / "model.safetensors"
+    path = fetching.fetch(NAME) / "model.safetensors"
     blob = path.resolve()
     content = bytearray(blob.read_bytes())
     content[-1] ^= 1
@@ -226,6 +152,15 @@ def test_a_cached_file_that_was_altered(stand_in, monkeypatch):
 def test_names_of_another_form(name):
     with pytest.raises(UsageError, match="hf-hub:USER/NAME"):
         residual.create_model(f"hf-hub:{name}")
+
+
+def test_quiet_hides_the_bars_of_the_hub(stand_in, cli, tmp_path):
+    code, out, err = cli("import", NAME, "--output", tmp_path / "model", "--quiet", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["config"]["network"] == "resnet18"
+    bars = importlib.import_module("huggingface_hub.utils")
+    assert bars.are_progress_bars_disabled(), "a terminal shows none either"
+    bars.enable_progress_bars()
 
 
 def test_without_huggingface_hub(monkeypatch):
@@ -276,5 +211,6 @@ def test_the_command_finetunes_from_the_hub(stand_in, photographs, tmp_path, mon
     assert code == 0, err
     recipe = Run.open(tmp_path / "run").recipe
     assert (recipe.name, recipe.weights, recipe.optimizer.body_rate) == ("finetune", NAME, 0.01)
+    assert "\nbase_model: someone/net\n" in (tmp_path / "run/model/README.md").read_text()
     assert f"note: starting from ImageNet weights {NAME} (recipe finetune)\n" in err
     assert "all but 2 of the last layer's 3 classes" in err, "cat is one of the model's"

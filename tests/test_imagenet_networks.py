@@ -283,8 +283,8 @@ def test_recomputation_changes_neither_gradients_nor_statistics(name):
 @pytest.mark.filterwarnings("ignore")  # the exporters' own
 @torch.no_grad()
 def test_int8_of_an_imagenet_network(tmp_path):
-    pytest.importorskip("onnx", reason="needs the extra int8")
-    pytest.importorskip("onnxruntime", reason="needs the extra int8")
+    pytest.importorskip("onnx", reason="needs the extra onnx")
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     network, x = varied("resnet18"), images(8)
     quantised = quantize(network, x, tmp_path / "int8.onnx")
     found, expected = quantised(x[:5]), network(x[:5])

@@ -28,6 +28,17 @@ def test_labels_say_what_differs(tmp_path):
     ]
 
 
+def test_runs_of_several_recipes_are_named_by_them(tmp_path):
+    """All the keys in which two recipes differ would leave no room for the curves."""
+    recipes = [residual.get_recipe(name, "resnet8").replace({"iterations": 8}) for name in ("paper", "fast")]
+    runs = [Run.create(tmp_path / recipe.name, recipe, {}) for recipe in recipes]
+    for one in runs:
+        one.log({"step": 1, "kind": "train", "loss": 1.0, "error": 50.0})
+    names = ["resnet8, paper, iterations=8, seed 0", "resnet8, fast, iterations=8, seed 0"]
+    assert plot.labels(runs) == names
+    plot.plot_runs(runs, tmp_path / "curves.png")
+
+
 def test_runs_of_one_recipe_are_told_apart_by_their_folders(tmp_path):
     both = [run(tmp_path, "a"), run(tmp_path, "b")]
     assert plot.labels(both) == ["resnet8, seed 0, a", "resnet8, seed 0, b"]
@@ -54,8 +65,10 @@ def test_intervals_fit_the_length(iterations, logged, evaluated):
     assert (recipe.log_period, recipe.evaluation_period) == (logged, evaluated)
     if iterations >= 1500:
         assert iterations // recipe.evaluation_period >= 30
-    shown = recipe.replace({"curve": "test"})  # a figure has 30 points, however short the run
-    assert iterations // shown.evaluation_period >= min(30, iterations)
+    shown = recipe.replace({"curve": "test"})
+    assert shown.evaluation_period >= 20
+    if iterations >= 600:  # a figure of a short run has 30 points too
+        assert iterations // shown.evaluation_period >= 30
     assert recipe.replace({"validation": 5000, "curve": "test"}).evaluation_period == evaluated
 
 

@@ -45,7 +45,8 @@ COMMANDS = {
     "reproduce": ("table1",),
     "plot": ("RUNS/one", "--output", "NEW.png"),
 }
-ELSEWHERE = {"bench", "serve"}  # their --json is in test_bench.py and test_serve_process.py
+# their --json is in test_bench.py, test_serve_process.py and test_push.py
+ELSEWHERE = {"bench", "serve", "push"}
 
 
 def leaves(command, path=()):

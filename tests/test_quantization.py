@@ -13,8 +13,8 @@ from residual.evaluation.classification import evaluate_split
 from residual.exporters.int8 import Int8Network, quantize
 from residual.exporters.onnx import OnnxNetwork, export_onnx
 
-onnx = pytest.importorskip("onnx", reason="needs the extra int8")
-pytest.importorskip("onnxruntime", reason="needs the extra int8")
+onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 
 
 def saturating_network():

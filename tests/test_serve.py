@@ -22,6 +22,7 @@ from residual.errors import UsageError
 from residual.inference.classifier import Prediction
 from residual.serving.limits import Limits
 from residual.zoo.facts import ModelFacts
+from residual.zoo.model_card import Measured
 from serving import FORM, answer, form, picture, request, serving
 
 PATHS = ("/model", "/limits", "/metrics", "/openapi.json", "/predict")
@@ -180,7 +181,7 @@ def test_every_answer_has_the_security_headers_and_no_cors(running):
 
 
 def test_facts(classifier):
-    facts = {"net": ModelFacts(8.5, 10_000, "MIT")}
+    facts = {"net": ModelFacts(Measured(8.5, 10_000), "MIT")}
     with serving(classifier, facts=facts) as running:
         model = running.get("/model").json
         assert model["default"] == "net"

@@ -1,7 +1,6 @@
 """Training: exact resume after every kind of stop, bad losses, warm-up, validation set, determinism."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -52,7 +51,7 @@ def test_two_runs_are_the_same_and_another_seed_is_not(tmp_path):
 def test_a_signal_finishes_the_step_saves_and_the_resume_is_exact(tmp_path, stop_at, number, code):
     recipe = small(validation=100)
     residual.train(recipe, output=tmp_path / "whole")
-    restore = stop_at(10, lambda _: os.kill(os.getpid(), number))
+    restore = stop_at(10, lambda _: signal.raise_signal(number))
     with pytest.raises(InterruptedRunError) as caught:
         residual.train(recipe, output=tmp_path / "cut")
     assert caught.value.exit_code == code

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .zoo.convert.importing import import_checkpoint
     from .zoo.model_folder import ModelConfig, load_model
     from .zoo.pretrained import create_model, list_pretrained
+    from .zoo.push import push
 
 _WHERE = {
     **dict.fromkeys(("Dataset", "Split"), "data.dataset"),
@@ -51,6 +52,7 @@ _WHERE = {
     "optimize_for_inference": "models.fold",
     "list_models": "models.names",
     **dict.fromkeys(("create_model", "list_pretrained"), "zoo.pretrained"),
+    "push": "zoo.push",
     "Recipe": "recipes.schema",
     "get_recipe": "recipes.catalog",
 }
@@ -86,6 +88,7 @@ __all__ = [
     "load_model",
     "load_photos",
     "optimize_for_inference",
+    "push",
     "resume",
     "train",
 ]

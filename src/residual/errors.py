@@ -49,3 +49,9 @@ class InterruptedRunError(ResidualError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def in_short(error: BaseException) -> str:
+    """Return the kind of another library's error, and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]

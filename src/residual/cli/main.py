@@ -10,7 +10,21 @@ from .._version import __version__
 from ..errors import OutputError, ResidualError, UsageError
 from ..runtime.signals import Interrupted, stop_signals
 from ..runtime.streams import unfailing_streams
-from . import bench, compare, data, evaluate, explain, export, models, predict, reproduce, runs, serve, train
+from . import (
+    bench,
+    compare,
+    data,
+    evaluate,
+    explain,
+    export,
+    models,
+    predict,
+    push,
+    reproduce,
+    runs,
+    serve,
+    train,
+)
 from .commands import Commands
 from .output import print_line
 
@@ -28,6 +42,7 @@ for group in (
     predict,
     explain,
     export,
+    push,
     serve,
     models,
     data,

@@ -29,7 +29,8 @@ Device = Annotated[
 Model = Annotated[
     str,
     typer.Argument(
-        help="A run folder, a model folder, or the name of a pretrained model.", autocompletion=pretrained
+        help="A run folder, a model folder, the name of a pretrained model, or hf-hub:USER/NAME.",
+        autocompletion=pretrained,
     ),
 ]
 TestData = Annotated[

@@ -31,7 +31,8 @@ def serve(
     models: Annotated[
         list[str],
         typer.Argument(
-            help="Run folders, model folders or names of pretrained models.", autocompletion=pretrained
+            help="Run folders, model folders, names of pretrained models or hf-hub:USER/NAME.",
+            autocompletion=pretrained,
         ),
     ],
     host: Annotated[str, typer.Option(help="The address to listen on.")] = LOOPBACK[0],
@@ -120,6 +121,7 @@ def _load(
     from ..inference.classifier import Classifier
     from ..runtime.device import flush_denormals
     from ..zoo.facts import model_facts
+    from ..zoo.hub import is_hub_name, repository
     from ..zoo.pretrained import find_model
 
     flush_denormals()  # and no more of `prepare`: memory goes back to the system after a large image
@@ -129,7 +131,7 @@ def _load(
     facts: dict[str, ModelFacts] = {}
     for model in models:
         folder = find_model(model)
-        name = folder.resolve().name
+        name = repository(model).rpartition("/")[2] if is_hub_name(model) else folder.resolve().name
         if name in served:
             raise UsageError(f"two of the models have the name {name}: rename a folder")
         served[name] = Classifier(

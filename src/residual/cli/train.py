@@ -13,6 +13,7 @@ from ..recipes.catalog import get_recipe
 from ..recipes.schema import DATASETS, Recipe, parse_overrides
 from ..runtime.duration import parse_duration
 from ..runtime.progress import display
+from ..training.loggers.logger import check_loggers
 from ..training.run_folder import Run
 from . import train_options as options
 from .completion import networks
@@ -65,6 +66,7 @@ def train(
     seeds: options.Seeds = None,
     jobs: options.Jobs = None,
     resume: options.Resume = None,
+    logger: options.LoggerName = None,
     as_json: Json = False,
 ) -> None:
     """Train a network, or resume a run."""
@@ -78,14 +80,17 @@ def train(
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     changes |= parse_overrides(override or [])
     room = options.parse_size(cache) if cache else 0
-    reading = {"workers": workers, "cache": room, "on_bad_image": on_bad_image, "group": group}
+    reading: dict[str, Any] = {"workers": workers, "cache": room, "on_bad_image": on_bad_image}
+    reading |= {"group": group, "logger": check_loggers(logger or ())}
     where = {"data_dir": data_dir, "device": device}
     _refuse_combinations(seeds, jobs, continued, add_classes)
     if find_lr:
         _refuse_with_find_rate(changes, seeds, resume)
     if resume is not None:
         _refuse_with_resume(output, epochs, image_size, cache, on_bad_image, group, continued)
-        results = [_resume(resume, model, recipe, changes, workers=workers, **where)]
+        results = [
+            _resume(resume, model, recipe, changes, workers=workers, logger=reading["logger"], **where)
+        ]
     else:
         chosen = choose(Wanted(model, recipe, name, data_dir, changes, image_size, epochs, continued, group))
         if seeds:

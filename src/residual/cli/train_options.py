@@ -9,6 +9,7 @@ import typer
 from ..errors import UsageError
 from ..recipes.catalog import RECIPES
 from ..recipes.schema import DATASETS
+from ..training.loggers.logger import LOGGERS
 from .completion import one_of
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -83,6 +84,10 @@ FindRate = Annotated[
 EarlyStop = Annotated[
     int | None,
     typer.Option(min=1, help="End after N evaluations in a row without a lower validation error."),
+]
+LoggerName = Annotated[
+    list[str] | None,
+    typer.Option(help=f"Log the run there too: {', '.join(LOGGERS)}; may be given several times."),
 ]
 Curve = Annotated[str | None, typer.Option(help="'test' draws the test error too, as Figure 6 does.")]
 Seeds = Annotated[

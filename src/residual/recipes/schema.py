@@ -163,14 +163,14 @@ class Recipe(Section):
     def evaluation_period(self) -> int:
         """Steps between two evaluations: `evaluate_every`, or fewer so that there are 30.
 
-        Only for a curve on the test set are they less than 50 steps apart. Where they decide on the learning
+        They are at least 50 steps apart, 20 for a curve on the test set. Where they decide on the learning
         rate, `stop_after` does not change them. For a curve of photographs, which take long to evaluate, five
         are enough. With a time, which they take a part of, there are at most ten.
         """
         if self.data == FOLDER and not self.validation:
             return min(self.evaluate_every, max(50, self.last_step // 5))
         steps = self.iterations if self.schedule.shape == "plateau" else self.last_step
-        least = 1 if self.curve == "test" and not self.validation else 50
+        least = 20 if self.curve == "test" and not self.validation else 50
         period = min(self.evaluate_every, max(least, steps // 30))
         return max(period, -(-steps // 10)) if self.time else period
 

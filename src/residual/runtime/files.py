@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+MAX_WEIGHTS = 2**31  # bytes; the deepest network with its optimizer takes a fifth of it
+MAX_CONFIG = 2**22  # bytes; a mean of 224 x 224 pixels takes half of it
+
 
 def read_bounded(path: Path, limit: int) -> bytes:
     """Read a regular file of at most `limit` bytes.

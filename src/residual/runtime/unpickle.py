@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 
-MAX_BYTES = 2**31  # of a file; the deepest network with its optimizer takes a fifth of it
-
 
 def load_pickle(path: Path, content: bytes) -> dict[str, Any]:
     """Read a `torch.save` file that holds a dictionary, on the CPU, refusing whatever would run code.

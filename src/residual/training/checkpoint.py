@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
-from ..runtime.files import read_bounded, write_atomically, write_text
-from ..runtime.unpickle import MAX_BYTES, load_pickle
+from ..runtime.files import MAX_WEIGHTS, read_bounded, write_atomically, write_text
+from ..runtime.unpickle import load_pickle
 
 FORMAT = 2  # 1 had the schedule's only state, the end of the warm-up, beside the other keys
 
@@ -96,7 +96,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: it is truncated, corrupted, of a newer format, or would run code.
     """
     try:
-        content = read_bounded(path, MAX_BYTES)
+        content = read_bounded(path, MAX_WEIGHTS)
         expected = read_bounded(_checksum(path), 1024).decode(errors="replace").strip()
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error

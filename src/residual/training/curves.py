@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..errors import RunError, UsageError
+from ..recipes.catalog import recipe_label
 from ..runtime.files import write_atomically
 from .run_folder import Run
 
@@ -86,15 +87,20 @@ def _curve(axes: Axes, records: Sequence[dict[str, Any]], label: str, **style: A
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """Name each run by its network, whatever differs between the runs, and its seed."""
+    """Name each run by its network, its seed, and what differs between the runs.
+
+    That is the recipe by its name and changes, if there are several of them, else the keys that differ.
+    """
     recipes = [run.recipe for run in runs]
+    several = len({recipe.name for recipe in recipes}) > 1
     flat = [recipe.flat() for recipe in recipes]
     apart = [k for k in flat[0] if k not in NAMED and len({str(values[k]) for values in flat}) > 1]
     names = []
     for run, recipe, values in zip(runs, recipes, flat, strict=True):
         name = run.own_network or recipe.network
         option = f" ({recipe.shortcut})" if name == recipe.network and recipe.shortcut in ("B", "C") else ""
-        changes = "".join(f", {key.rpartition('.')[2]} {values[key]}" for key in apart)
+        keys = "".join(f", {key.rpartition('.')[2]} {values[key]}" for key in apart)
+        changes = f", {recipe_label(recipe)}" if several else keys
         names.append(f"{name}{option}{changes}, seed {recipe.seed}")
     if len(set(names)) < len(names):  # of one recipe: their folders tell them apart
         return [f"{name}, {run.path.name}" for name, run in zip(names, runs, strict=True)]

@@ -1,7 +1,7 @@
 """A whole run, in stages of which each hands one thing to the next: prepared, trained, evaluated, written."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,6 @@ from torch.optim.swa_utils import update_bn
 
 from ..data.convert import as_dataset
 from ..data.dataset import Dataset, Split
-from ..data.loader import Batches
 from ..data.photos import OnBadImage, PhotoDataset, Photos
 from ..errors import RunError, UsageError
 from ..evaluation.classification import Evaluation
@@ -25,6 +24,8 @@ from .continued import Continued
 from .engine import Engine
 from .find_rate import plot, range_test
 from .finish import evaluate_trained, write
+from .loggers.logger import check_loggers
+from .loggers.tracker import Tracker
 from .memory import memory_explained
 from .photo_report import write_first_batch
 from .prepare import Prepared, prepare
@@ -66,6 +67,7 @@ def train(
     add_classes: bool = False,
     group: str | None = None,
     find_rate: bool = False,
+    logger: str | Sequence[str] = (),
     began: float | None = None,
     quiet: bool = False,
     reporter: Reporter | None = None,
@@ -92,6 +94,8 @@ def train(
             result says how the error of its classes changed. With `add_classes`, there may be new ones.
         group: which photographs stay on one side of a split, see `load_folder`.
         find_rate: take the learning rate that a range test finds, in place of the recipe's: see `find_rate`.
+        logger: "tensorboard", "wandb" or "mlflow", or several of them: where the run is logged besides its
+            folder. One that fails is given up with a warning.
         began: `time.perf_counter()` when the recipe's `time` began to count; by default at this call. The
             schedule is fitted to the speed as measured, so two such runs, or one that is resumed, differ;
             only a resume from a checkpoint of the last twentieth is exact.
@@ -106,6 +110,7 @@ def train(
         raise UsageError(f"train takes a recipe, such as get_recipe('paper', 'resnet20'), not {recipe!r:.80}")
     if output is not None and is_found(Path(output).exists):
         raise RunError(f"{output} exists already: a run is never overwritten")
+    loggers = check_loggers(logger)
     began = time.perf_counter() if began is None else began
     reporter = reporter or Reporter(not quiet)
     own = _as_dataset(dataset, test)
@@ -125,7 +130,7 @@ def train(
     with run.locked(), memory_explained(recipe):
         if found is not None:
             plot(found, run.find_rate)
-        return _run(run, prepared, reporter, pace)
+        return _run(run, prepared, reporter, pace, loggers)
 
 
 def resume(
@@ -138,6 +143,7 @@ def resume(
     test: Any = None,
     network: nn.Module | None = None,
     workers: int | None = None,
+    logger: str | Sequence[str] = (),
     quiet: bool = False,
     reporter: Reporter | None = None,
 ) -> Result:
@@ -149,11 +155,12 @@ def resume(
     dataset or network that was passed to `train` is passed again. Photographs must be the same, and are read
     as at the start, but for the number of `workers`. A corrupted checkpoint, or another version of torch, is
     reported in one line and noted in `environment.json`. A run with a time goes on for what is left of it.
+    Its loggers go on in what they call the run; `logger` names others.
 
     Raises:
         ResidualError: as `train`; also if the recipe was changed or the checkpoint does not fit.
     """
-    run = Run.open(Path(path))
+    run, loggers = Run.open(Path(path)), check_loggers(logger)
     changed = differences(run.recipe, recipe) if recipe is not None else []
     if changed:
         raise RunError(f"{path} cannot be resumed with another recipe: {'; '.join(changed)}")
@@ -183,7 +190,7 @@ def resume(
         facts = prepared.facts(data_dir)
         facts["notes"] = other_versions(began, facts)
         with run.locked():
-            return _run(run, prepared, reporter, pace_of(prepared, started), facts)
+            return _run(run, prepared, reporter, pace_of(prepared, started), loggers, facts)
 
 
 def _with_weights(recipe: Recipe, continued: str | Path | None, reporter: Reporter) -> Recipe:
@@ -217,7 +224,12 @@ def _as_dataset(dataset: Any, test: Any) -> Dataset | PhotoDataset | None:
 
 
 def _run(
-    run: Run, prepared: Prepared, reporter: Reporter, pace: Pace, resumed: dict[str, Any] | None = None
+    run: Run,
+    prepared: Prepared,
+    reporter: Reporter,
+    pace: Pace,
+    loggers: Sequence[str],
+    resumed: dict[str, Any] | None = None,
 ) -> Result:
     """Go through the stages, from the start or, with the facts of a resume, from the last checkpoint."""
     engine = Engine(
@@ -226,10 +238,14 @@ def _run(
     trainer = Trainer(engine, run, reporter, _evaluations(prepared, reporter), pace)
     with reporter, devices.cuda_settings(prepared.recipe.deterministic), stop_signals.handled():
         try:
-            _begin(trainer, prepared, resumed)
-            trained = _train(trainer, prepared)
-            evaluated = evaluate_trained(prepared, trained, reporter)
-            return Result(run.path, write(run, prepared, evaluated))
+            with Tracker(run, loggers, reporter) as tracker:
+                _begin(trainer, prepared, resumed)
+                tracker.begin()
+                trained = _train(trainer, prepared)
+                evaluated = evaluate_trained(prepared, trained, reporter)
+                figures = write(run, prepared, evaluated)
+                tracker.end(figures, evaluated.test.confusion, prepared.data.dataset.class_names)
+            return Result(run.path, figures)
         except Interrupted as error:
             raise trainer.stopped(error.number) from None
         finally:
@@ -256,9 +272,10 @@ def _begin(trainer: Trainer, prepared: Prepared, resumed: dict[str, Any] | None)
 
 
 def _train(trainer: Trainer, prepared: Prepared) -> Trained:
-    trained = trainer.fit()
+    """Train; then, if wanted, take BN's true averages over an epoch of batches, as the authors did."""
+    trained, batches = trainer.fit(), prepared.data.batches
     if prepared.recipe.recompute_batchnorm:
-        _recompute_batchnorm(trained.network, prepared.data.batches)
+        update_bn((batches[step] for step in range(-(-batches.size // batches.batch_size))), trained.network)
     return trained
 
 
@@ -277,9 +294,3 @@ def _evaluations(prepared: Prepared, reporter: Reporter) -> dict[str, Callable[[
             return prepared.evaluate(split, network, progress)
 
     return {kind: partial(evaluate, kind, split) for kind, split in chosen.items()}
-
-
-def _recompute_batchnorm(network: nn.Module, batches: Batches) -> None:
-    """Replace BN's moving averages by true averages over an epoch of training batches, as the authors did."""
-    count = -(-batches.size // batches.batch_size)
-    update_bn((batches[step] for step in range(count)), network)

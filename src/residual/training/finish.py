@@ -11,7 +11,8 @@ from ..evaluation.classification import Evaluation
 from ..recipes.catalog import recipe_label
 from ..runtime.cpu_time import DISTURBED
 from ..runtime.progress import Reporter
-from ..zoo.model_card import model_card
+from ..zoo.hub import is_hub_name, repository
+from ..zoo.model_card import Measured, model_card
 from ..zoo.model_folder import ModelConfig, save_model
 from ..zoo.own_network import save_own_network
 from .checkpoint import evaluated_weights, load_checkpoint
@@ -73,21 +74,22 @@ def write(run: Run, prepared: Prepared, evaluated: Evaluated) -> dict[str, Any]:
     """
     from .curves import plot_runs  # loads matplotlib, which nothing before needs
 
+    figures = _figures(prepared, evaluated)
     try:
-        digest = _write_model(run, prepared, evaluated)
+        digest = _write_model(run, prepared, evaluated, Measured.of(figures))
     except OSError as error:
         raise RunError(
             f"cannot write the model folder {run.model}: {error}; once there is room, {run.how_to_resume}"
         ) from error
     plot_runs([run], run.curves)
-    figures = {**_figures(prepared, evaluated), "model_sha256": digest}
+    figures["model_sha256"] = digest
     if evaluated.examined is not None:
         figures |= write_report(run, prepared, evaluated.trained, evaluated.test, evaluated.examined)
     run.write_result(figures)
     return figures
 
 
-def _write_model(run: Run, prepared: Prepared, evaluated: Evaluated) -> str:
+def _write_model(run: Run, prepared: Prepared, evaluated: Evaluated, measured: Measured) -> str:
     config = ModelConfig(
         network=prepared.own_network or prepared.recipe.network,
         shortcut=None if prepared.own_network else prepared.recipe.shortcut,
@@ -98,18 +100,26 @@ def _write_model(run: Run, prepared: Prepared, evaluated: Evaluated) -> str:
         variant=None if prepared.own_network else prepared.recipe.variant,
         temperature=1.0 if evaluated.examined is None else evaluated.examined.temperature.value,
     )
-    facts = _facts(prepared, evaluated)
-    if prepared.own_network:
-        return save_own_network(run.model, evaluated.trained.network, config, facts)
-    return save_model(run.model, evaluated.trained.network, config, model_card(config, facts))
+    weights = prepared.recipe.weights
+    card = model_card(
+        config,
+        _facts(prepared, evaluated),
+        measured=measured,
+        base=repository(weights) if weights is not None and is_hub_name(weights) else None,
+        own_network=prepared.own_network is not None,
+    )
+    save = save_own_network if prepared.own_network else save_model
+    return save(run.model, evaluated.trained.network, config, card)
 
 
 def _facts(prepared: Prepared, evaluated: Evaluated) -> Mapping[str, Any]:
     """Return the rows of the model card."""
     trained, test, examined = evaluated.trained, evaluated.test, evaluated.examined
     fitted = {} if examined is None else examined.temperature.facts()
+    low, high = test.error_interval
     return {
         f"error on the {test.images:,} test images": f"{test.error:.2f} %",
+        "its 95 % confidence interval": f"{low:.2f} to {high:.2f} %",
         "training error, last window": f"{trained.training_error:.2f} %",
         "iterations": f"{trained.steps:,} of batch {prepared.recipe.batch_size}",
         "seed": prepared.recipe.seed,

@@ -71,7 +71,7 @@ def run_jobs(
     Args:
         jobs: what to train, in this order.
         at_once: processes at a time; on a CPU they share its cores.
-        data_dir, device: see `train`; reading: its `workers`, `cache` and `on_bad_image`, for photographs.
+        data_dir, device: see `train`; reading: its `workers`, `cache`, `on_bad_image` and `logger`.
         quiet: show no progress; otherwise each line begins with the name of its run.
         finished: called with each run that ends and its exit code.
         stop: polled; once it returns True, the runs in progress are saved and no other is started.
@@ -179,7 +179,8 @@ def _work(
         with stop_signals.handled((signal.SIGTERM,)):
             threading.Thread(target=_watch, args=(lifeline,), daemon=True).start()
             if found((job.output / "recipe.json").is_file):
-                resume(job.output, recipe=job.recipe, workers=reading.get("workers"), **where)
+                kept = {key: reading[key] for key in ("workers", "logger") if key in reading}
+                resume(job.output, recipe=job.recipe, **kept, **where)
             else:
                 train(job.recipe, output=job.output, **where, **reading)
     except Interrupted as error:

@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -45,6 +45,7 @@ class Run:
     report.html        of photographs: the figures, the mistakes, the images
     mistakes.csv       of photographs: the misclassified ones
     find-lr.png        loss against learning rate, if a range test chose the learning rate
+    loggers.json       where the run is logged besides, and what it is called there
     model/             the model folder, from the last step
     """
 
@@ -61,6 +62,7 @@ class Run:
         self._environment = path / "environment.json"
         self._metrics = path / "metrics.jsonl"
         self._result = path / "result.json"
+        self.listeners: list[Callable[[Mapping[str, Any]], None]] = []  # called with each record
 
     @classmethod
     def create(cls, path: Path | None, recipe: Recipe, environment: Mapping[str, Any]) -> "Run":
@@ -212,6 +214,8 @@ class Run:
         """Append a record to `metrics.jsonl`."""
         with as_run_errors(self._metrics), self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        for listener in self.listeners:
+            listener(record)
 
     def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Read the records, of one kind or all; an incomplete last line is left out."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.files import found
+from .model_card import Measured
 from .pretrained import MEASURED, WEIGHTS
 
 LICENCE = "MIT"  # of the pretrained models, as of the package
@@ -13,11 +14,20 @@ LICENCE = "MIT"  # of the pretrained models, as of the package
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model's error in percent on so many test images, and its licence; None where it is not known."""
+    """What was measured of a model, and its licence; None where it is not known."""
 
-    error: float | None = None
-    images: int | None = None
+    measured: Measured | None = None
     licence: str | None = None
+
+    @property
+    def error(self) -> float | None:
+        """The error on the test set, in percent."""
+        return None if self.measured is None else self.measured.error
+
+    @property
+    def images(self) -> int | None:
+        """How many images the test set has."""
+        return None if self.measured is None else self.measured.images
 
 
 def model_facts(folder: Path) -> ModelFacts:
@@ -30,6 +40,6 @@ def model_facts(folder: Path) -> ModelFacts:
         return ModelFacts(licence=licence)
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return ModelFacts(float(values["error"]), int(values["images"]), licence)
-    except (OSError, ValueError, KeyError, TypeError):
+        return ModelFacts(Measured.of(values), licence)
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
         return ModelFacts(licence=licence)

@@ -7,24 +7,29 @@ in huggingface_hub's cache, which also serves them where there is no connection.
 import hashlib
 import re
 from pathlib import Path
-from typing import NoReturn
+from types import ModuleType
+from typing import NoReturn, TypeGuard
 
-from ..errors import CheckpointError, UsageError
+from ..errors import CheckpointError, UsageError, in_short
 from ..runtime.extras import how_to_install
-from ..runtime.files import read_bounded
+from ..runtime.files import MAX_CONFIG, MAX_WEIGHTS, read_bounded
 from ..runtime.progress import display
-from ..runtime.unpickle import MAX_BYTES
-from .model_folder import MAX_CONFIG
 
 PREFIX = "hf-hub:"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the second only where the first is missing
 CONFIGS = ("config.json", "preprocessor_config.json")
-_NAME = re.compile(r"hf-hub:([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
+REPOSITORY = r"[\w-][\w.-]*/[\w-][\w.-]*"
+_NAME = re.compile(rf"hf-hub:({REPOSITORY})(?:@([\w./-]+))?")
 
 
-def is_hub_name(name: str | Path) -> bool:
+def is_hub_name(name: str | Path) -> TypeGuard[str]:
     """Tell a name of the hub from a file."""
     return isinstance(name, str) and name.startswith(PREFIX)
+
+
+def repository(name: str) -> str:
+    """Return USER/NAME of hf-hub:USER/NAME@REVISION."""
+    return name.removeprefix(PREFIX).partition("@")[0]
 
 
 def fetch(name: str, timeout: float = 10.0) -> Path:
@@ -43,7 +48,7 @@ def fetch(name: str, timeout: float = 10.0) -> Path:
             f"'{name}' is no name of the hub: give hf-hub:USER/NAME or hf-hub:USER/NAME@REVISION"
         )
     model = _HubModel(name, match[1], match[2], timeout)
-    found = (model.file(file, MAX_BYTES) for file in WEIGHTS)
+    found = (model.file(file, MAX_WEIGHTS) for file in WEIGHTS)
     weights = next((path for path in found if path is not None), None)
     if weights is None:
         model.refuse_missing_weights()
@@ -53,18 +58,28 @@ def fetch(name: str, timeout: float = 10.0) -> Path:
     return weights.parent
 
 
+def library(purpose: str) -> ModuleType:
+    """Return huggingface_hub.
+
+    Raises:
+        UsageError: it is not installed, and `purpose` needs it.
+    """
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+        import huggingface_hub.utils
+    except ImportError as error:
+        raise UsageError(f"{purpose} needs huggingface_hub: {how_to_install('hub')}") from error
+    if display.quiet:
+        huggingface_hub.utils.disable_progress_bars()  # type: ignore[attr-defined]
+    return huggingface_hub
+
+
 class _HubModel:
     """The files of a model on the hub, or in the cache if the hub does not answer."""
 
     def __init__(self, name: str, repository: str, revision: str | None, timeout: float) -> None:
-        try:
-            import huggingface_hub
-            import huggingface_hub.errors
-        except ImportError as error:
-            raise UsageError(f"fetching {name} needs huggingface_hub: {how_to_install('hub')}") from error
-        self.hub = huggingface_hub
-        if display.quiet:
-            huggingface_hub.utils.disable_progress_bars()  # type: ignore[attr-defined]
+        self.hub = library(f"fetching {name}")
         self.name, self.repository, self.revision = name, repository, revision
         self.timeout = timeout
         self.silence: Exception | None = None  # why the hub does not answer
@@ -96,7 +111,7 @@ class _HubModel:
         try:
             path = Path(self.hub.hf_hub_download(self.repository, file, revision=self.revision))
         except Exception as error:
-            raise CheckpointError(f"cannot fetch {file} of {self.name}: {_in_short(error)}") from error
+            raise CheckpointError(f"cannot fetch {file} of {self.name}: {in_short(error)}") from error
         _check(path, facts.etag, limit)
         return path
 
@@ -127,7 +142,7 @@ class _HubModel:
         if self.silence is None:
             raise CheckpointError(f"{self.name} has neither {WEIGHTS[0]} nor {WEIGHTS[1]}")
         raise CheckpointError(
-            f"{self.name} is not in the cache, and the hub does not answer: {_in_short(self.silence)}"
+            f"{self.name} is not in the cache, and the hub does not answer: {in_short(self.silence)}"
         ) from self.silence
 
 
@@ -151,8 +166,3 @@ def _check(path: Path, etag: str | None, limit: int) -> None:
         raise CheckpointError(
             f"{path} is cut or altered, by its digest: delete {path.resolve()} and fetch it again"
         )
-
-
-def _in_short(error: Exception) -> str:
-    """Return the first line of another library's message."""
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]

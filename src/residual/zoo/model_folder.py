@@ -19,11 +19,11 @@ from ..errors import CheckpointError, UsageError
 from ..models.build import build_model
 from ..models.names import MAX_CLASSES
 from ..models.network import Network
-from ..runtime.files import found, read_bounded, write_atomically, write_text
+from ..runtime.files import MAX_CONFIG, found, read_bounded, write_atomically, write_text
+from .hub import fetch, is_hub_name
 from .own_network import refuse_other_folders
 
 COUNTER = "num_batches_tracked"  # how long BN was trained: no weight, and no inference reads it
-MAX_CONFIG = 2**22  # bytes; a mean of 224 x 224 pixels takes half of it
 MAX_NAME = 1000  # characters of a class name
 FORMAT = 2  # of config.json; 1 had no number, and `input_size` and `normalization` for `preprocessing`
 
@@ -154,21 +154,14 @@ def save_model(
 def load_model(folder: str | Path) -> Network:
     """Load a network from a model folder, or from a run folder that holds one, in evaluation mode.
 
-    Its `config` attribute, a `ModelConfig`, tells class names and preprocessing.
+    "hf-hub:USER/NAME" is fetched, see `push`. The network's attribute `config`, a `ModelConfig`, tells class
+    names and preprocessing.
 
     Raises:
         UsageError: there is no model in the folder.
-        CheckpointError: the weights are cut, altered or of another network.
+        CheckpointError: the weights cannot be fetched, or are cut, altered or of another network.
     """
-    folder = Path(folder)
-    if not found((folder / "config.json").is_file):
-        if found((folder / "recipe.json").is_file) and not found((folder / "model" / "config.json").is_file):
-            raise UsageError(
-                f"the run {folder} is not finished: 'residual train --resume {folder}' resumes it"
-            )
-        folder = folder / "model"
-    if not found((folder / "config.json").is_file):
-        raise UsageError(f"{folder.parent} is neither a run folder nor a model folder: it has no config.json")
+    folder = find_config(fetch(folder) if is_hub_name(folder) else Path(folder))
     refuse_other_folders(folder)
     config, network, digest = _read_config(folder / "config.json")
     path = folder / "model.safetensors"
@@ -182,6 +175,23 @@ def load_model(folder: str | Path) -> Network:
         raise CheckpointError(f"{path} is altered: its SHA-256 is not the one in config.json")
     network.config = config
     return network.eval()
+
+
+def find_config(folder: Path) -> Path:
+    """Return the model folder in a run folder, or the model folder itself.
+
+    Raises:
+        UsageError: there is no model in the folder.
+    """
+    if not found((folder / "config.json").is_file):
+        if found((folder / "recipe.json").is_file) and not found((folder / "model" / "config.json").is_file):
+            raise UsageError(
+                f"the run {folder} is not finished: 'residual train --resume {folder}' resumes it"
+            )
+        folder = folder / "model"
+    if not found((folder / "config.json").is_file):
+        raise UsageError(f"{folder.parent} is neither a run folder nor a model folder: it has no config.json")
+    return folder
 
 
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

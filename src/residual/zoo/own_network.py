@@ -2,20 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safetensors.torch import save
 from torch import nn
 
 from ..errors import UsageError
-from ..runtime.files import read_bounded, write_atomically, write_text
+from ..runtime.files import MAX_CONFIG, read_bounded, write_atomically, write_text
 
 if TYPE_CHECKING:
     from .model_folder import ModelConfig
 
-MAX_CONFIG = 2**22  # bytes
 MARK = "own_network"  # the key in config.json that tells such a folder from others
 
 
@@ -24,9 +22,7 @@ def class_path(network: nn.Module) -> str:
     return f"{type(network).__module__}.{type(network).__qualname__}"
 
 
-def save_own_network(
-    folder: Path, network: nn.Module, config: "ModelConfig", facts: Mapping[str, Any]
-) -> str:
+def save_own_network(folder: Path, network: nn.Module, config: "ModelConfig", card: str) -> str:
     """Write a model folder that holds the network's whole `state_dict` under its own names and types.
 
     Returns:
@@ -40,8 +36,7 @@ def save_own_network(
     digest = hashlib.sha256(weights).hexdigest()
     values = {MARK: config.network, **config.as_dict(), "weights_sha256": digest}
     write_text(folder / "config.json", json.dumps(values) + "\n")
-    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    write_text(folder / "README.md", _CARD.format(config=config, rows=rows))
+    write_text(folder / "README.md", card)
     return digest
 
 
@@ -65,23 +60,3 @@ def refuse_other_folders(folder: Path) -> None:
         raise UsageError(
             f"{folder} holds a model of another project: convert it by 'residual import {folder} --output F'"
         )
-
-
-_CARD = """---
-pipeline_tag: image-classification
----
-# {config.network}
-
-A network that is not part of the package `residual`, trained with it on {config.data}, on images of
-{config.input_size[1]}x{config.input_size[2]} pixels. Recipe: {config.recipe}.
-
-| | |
-|---|---|
-{rows}
-
-Create the network with its own code, then load the weights:
-
-    network.load_state_dict(safetensors.torch.load_file("model.safetensors"))
-
-`config.json` holds the class names and the normalization of the images.
-"""

@@ -38,9 +38,16 @@ def measured(name: str) -> dict[str, Any]:
 def find_model(name_or_folder: str | Path) -> Path:
     """Return a model's folder: the given one if it exists, else that of the pretrained model of this name.
 
+    A model of the hub, "hf-hub:USER/NAME", is fetched: see `fetch`.
+
     Raises:
         UsageError: there is neither.
+        CheckpointError: the model cannot be fetched.
     """
+    from .hub import fetch, is_hub_name
+
+    if is_hub_name(name_or_folder):
+        return fetch(name_or_folder)
     path = Path(name_or_folder)
     known = str(path) in list_pretrained()
     # a folder without a model, say an empty one left by something else, does not hide a pretrained model
@@ -54,7 +61,7 @@ def find_model(name_or_folder: str | Path) -> Path:
 
 
 def open_model(model: "str | Path | Network") -> "Network":
-    """Return a network that has a config: a given one, or one by its run folder, model folder or name.
+    """Return a network that has a config: a given one, or one that `find_model` finds.
 
     Raises:
         UsageError: there is no such model.

@@ -10,9 +10,8 @@ from safetensors.torch import load
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ...runtime.files import found, read_bounded
-from ...runtime.unpickle import MAX_BYTES, load_pickle
-from ..model_folder import MAX_CONFIG
+from ...runtime.files import MAX_CONFIG, MAX_WEIGHTS, found, read_bounded
+from ...runtime.unpickle import load_pickle
 from .source import State, WeightsFile
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "model_ema", "state_dict_ema", "ema")
@@ -61,7 +60,7 @@ def read_config(path: Path) -> Mapping[str, Any] | None:
 
 def _read_weights(path: Path) -> State:
     try:
-        content = read_bounded(path, MAX_BYTES)
+        content = read_bounded(path, MAX_WEIGHTS)
         values: dict[str, Any] = (
             load(content) if path.suffix == ".safetensors" else load_pickle(path, content)
         )
