@@ -104,6 +104,7 @@ class Recipe(Section):
     iterations: Whole = Field(64_000, ge=1)
     stop_after: Whole = Field(0, ge=0)
     batch_size: Whole = Field(128, ge=1)
+    bn_groups: Whole = Field(1, ge=1, description="parts of a batch that BN sees apart")
     validation: CountOrShare = Field(0, description="training images set apart; below 1: their share")
     early_stop: Whole = Field(0, ge=0, description="evaluations without a lower validation error; 0: never")
     time: Number = Field(0.0, ge=0, description="seconds that the schedule is fitted to; 0: iterations count")
@@ -130,6 +131,10 @@ class Recipe(Section):
     def _fits_together(self) -> Self:
         if self.compile and self.checkpoint_activations:
             raise UsageError("compile and checkpoint_activations cannot be combined: choose one")
+        if self.bn_groups > self.batch_size:
+            raise UsageError(f"bn_groups must be at most the batch_size of {self.batch_size}")
+        if self.bn_groups > 1 and self.compile:
+            raise UsageError("compile and bn_groups cannot be combined: leave one out")
         if self.schedule.shape == "plateau" and not self.validation:
             raise UsageError("schedule.shape = plateau needs a validation set: set --validation")
         if self.optimizer.nesterov and not self.optimizer.momentum:

@@ -115,7 +115,8 @@ class Engine:
             images = shrink(images, self.recipe.augment.early_size)
         if not self.recipe.channels_last:
             images = images.contiguous()
-        how = (self.recipe.precision, self.recipe.label_smoothing, self.batches.class_weights)
+        recipe = self.recipe
+        how = (recipe.precision, recipe.label_smoothing, self.batches.class_weights, recipe.bn_groups)
         loss, logits = train_step(self._forward, self.optimizer, self.guard, (images, labels), step, *how)
         self.window.add(loss, logits, labels)
         if self.warming_up:

@@ -126,7 +126,7 @@ def prepare(
     source = None
     if network is None:  # before the data, which may take long to prepare
         network = _create_network(recipe, len(dataset.class_names))
-        network.check_training(recipe.batch_size, *size)
+        network.check_training(recipe.batch_size // recipe.bn_groups, *size)
         if recipe.weights is not None and start is None:
             source, start = _load_weights(recipe, network, dataset.class_names, add_classes)
     else:

@@ -1,10 +1,14 @@
 """One training step: what the eager loop and the CUDA graph both compute."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..runtime.device import autocast
+from .bn_groups import momentum_of_group, split
 from .guard import Guard
 
 
@@ -17,6 +21,7 @@ def train_step(
     precision: str = "float32",
     label_smoothing: float = 0.0,
     class_weights: Tensor | None = None,
+    groups: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Take one step; the guard skips the update if the loss is not finite.
 
@@ -27,13 +32,52 @@ def train_step(
         precision: "float32" or "bfloat16".
         label_smoothing: this part of each target is spread over all classes evenly.
         class_weights: [classes], by which the loss of each image counts; of shares, their mean.
+        groups: parts of the batch that are computed one after the other, with BN statistics of their own; the
+            gradient is that of the whole batch.
 
     Returns:
         The mean cross-entropy (weighted, if there are weights), a scalar, and the logits [B, classes], both
         on the device.
     """
-    images, targets = batch
     optimizer.zero_grad()
+    backward = partial(
+        _backward,
+        network,
+        precision=precision,
+        label_smoothing=label_smoothing,
+        class_weights=class_weights,
+    )
+    loss, logits = backward(batch) if groups == 1 else _backward_in_groups(network, batch, groups, backward)
+    guard.watch(loss, step)
+    optimizer.step()
+    return loss, logits
+
+
+def _backward_in_groups(
+    network: nn.Module,
+    batch: tuple[Tensor, Tensor],
+    groups: int,
+    backward: Callable[..., tuple[Tensor, Tensor]],
+) -> tuple[Tensor, Tensor]:
+    """Add the gradients of the groups up to that of the batch's mean loss; return the loss and the logits."""
+    found = []
+    for number, part in enumerate(split(batch, groups)):
+        with momentum_of_group(network, number, groups):
+            found.append(backward(part, share=len(part[0]) / len(batch[0])))
+    losses, logits = zip(*found, strict=True)
+    return torch.stack(losses).sum(), torch.cat(logits)
+
+
+def _backward(
+    network: nn.Module,
+    batch: tuple[Tensor, Tensor],
+    precision: str,
+    label_smoothing: float,
+    class_weights: Tensor | None,
+    share: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Add the gradient of `share` times the mean loss; return that loss and the logits."""
+    images, targets = batch
     with autocast(images.device, precision):
         logits = network(images)
     if class_weights is None:
@@ -42,7 +86,7 @@ def train_step(
         losses = F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=label_smoothing)
         weights = class_weights[targets] if targets.dim() == 1 else targets @ class_weights
         loss = (losses * weights).mean()
+    if share != 1:
+        loss = loss * share
     loss.backward()  # type: ignore[no-untyped-call]
-    guard.watch(loss.detach(), step)
-    optimizer.step()
     return loss.detach(), logits.detach()
