@@ -209,19 +209,22 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
                 self.wfile.write(server.garbage)
                 return
             content = server.files.get(self.path)
-            start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and server.ranges else 0
+            given = wanted.removeprefix("bytes=") if wanted and server.ranges else "0-"
+            start, end = (int(text) if text else None for text in given.split("-"))
+            ranged = bool(start) or end is not None
             if content is None or (start and start >= len(content)):
                 server.seen.append((self.path, wanted, 0))
                 self.send_error(404 if content is None else 416)
                 return
-            body = content[start:]
+            body = content[start : None if end is None else end + 1]
             sent = body[: server.cut] if server.cut is not None else body
             server.seen.append((self.path, wanted, len(sent)))
             if server.chunked:
                 self.protocol_version = "HTTP/1.1"
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.send_response(206 if ranged else 200)
+            if ranged:
+                last = start + len(body) - 1
+                self.send_header("Content-Range", f"bytes {start}-{last}/{len(content)}")
             if server.chunked:
                 self.send_header("Transfer-Encoding", "chunked")
                 self.send_header("Connection", "close")

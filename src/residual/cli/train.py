@@ -70,7 +70,7 @@ def train(
     if verbose:
         logging.captureWarnings(False)
         logging.basicConfig(level=logging.INFO)
-    name, data_dir = find_data(data, data_dir)
+    name, place = find_data(data, data_dir)
     named: dict[str, Any] = {"data": name, "shortcut": shortcut, "variant": variant, "seed": seed}
     named |= {"iterations": iterations, "validation": validation, "curve": curve, "batch_size": batch_size}
     named |= {"precision": precision, "optimizer.learning_rate": lr, "weights": weights}
@@ -80,7 +80,7 @@ def train(
     changes |= parse_overrides(override or [])
     room = options.parse_size(cache) if cache else 0
     reading = {"workers": workers, "cache": room, "on_bad_image": on_bad_image, "group": group}
-    where = {"data_dir": data_dir, "device": device}
+    where = {"data_dir": place, "device": device}
     _refuse_combinations(seeds, jobs, continued, add_classes)
     if find_lr:
         _refuse_with_find_rate(changes, seeds, resume)
@@ -88,7 +88,7 @@ def train(
         _refuse_with_resume(output, epochs, image_size, cache, on_bad_image, group, continued)
         results = [_resume(resume, model, recipe, changes, workers=workers, **where)]
     else:
-        chosen = choose(Wanted(model, recipe, name, data_dir, changes, image_size, epochs, continued, group))
+        chosen = choose(Wanted(model, recipe, name, place, changes, image_size, epochs, continued, group))
         if seeds:
             results = _train_seeds(chosen, seeds, jobs or 1, output, as_json, reading=reading, **where)
         else:

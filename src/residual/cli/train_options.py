@@ -13,7 +13,9 @@ from ..recipes.schema import DATASETS
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 Data = Annotated[
     str | None,
-    typer.Option(help=f"{', '.join(DATASETS)}, a folder of photographs, or a CSV file of their paths."),
+    typer.Option(
+        help=f"{', '.join(DATASETS)}, photographs in a folder or in shards, or a CSV file of their paths."
+    ),
 ]
 RecipeName = Annotated[
     str | None, typer.Option(help=f"{', '.join(RECIPES)}, or a file; by default the data set's.")

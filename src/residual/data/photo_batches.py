@@ -88,7 +88,7 @@ class DecodeStep:
                 if self.photos.on_bad_image == "stop":
                     raise
                 bad[self.photos.files[index]] = error.reason
-        raise DataError(f"none of the {len(self.photos)} images in {self.photos.root} can be decoded")
+        raise DataError(f"none of the {len(self.photos)} images in {self.photos.where} can be decoded")
 
 
 @lru_cache(maxsize=2)  # a batch may span two epochs
