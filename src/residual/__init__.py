@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .data.folder import load_folder, load_photos
     from .data.load import load_dataset
     from .data.photos import PhotoDataset, Photos
+    from .data.shards.foreign import index_shards
+    from .data.shards.write import write_shards
     from .errors import ResidualError
     from .evaluation.classification import Evaluation
     from .evaluation.compare import Comparison, compare
@@ -37,6 +39,8 @@ _WHERE = {
     "load_dataset": "data.load",
     **dict.fromkeys(("load_folder", "load_photos"), "data.folder"),
     **dict.fromkeys(("PhotoDataset", "Photos"), "data.photos"),
+    "index_shards": "data.shards.foreign",
+    "write_shards": "data.shards.write",
     "ResidualError": "errors",
     "Evaluation": "evaluation.classification",
     **dict.fromkeys(("Comparison", "compare"), "evaluation.compare"),
@@ -79,6 +83,7 @@ __all__ = [
     "export",
     "get_recipe",
     "import_checkpoint",
+    "index_shards",
     "list_models",
     "list_pretrained",
     "load_dataset",
@@ -88,6 +93,7 @@ __all__ = [
     "optimize_for_inference",
     "resume",
     "train",
+    "write_shards",
 ]
 
 

@@ -98,7 +98,7 @@ class _Remote:
             try:
                 import fsspec
 
-                found = fsspec.filesystem(self._scheme, skip_instance_cache=True)
+                found = fsspec.filesystem(self._scheme, skip_instance_cache=True, **self._options())
             except ImportError as error:
                 raise UsageError(
                     f"{self.root} needs a library that is not installed ({error}): {how_to_install('shards')}"
@@ -107,6 +107,10 @@ class _Remote:
                 raise UsageError(f"{self.root}: fsspec knows no {self._scheme}://") from error
             self._opened = os.getpid(), found
         return self._opened[1]
+
+    def _options(self) -> dict[str, Any]:
+        """Let HTTP heed proxies and passwords of the user's environment, as other protocols do."""
+        return {"client_kwargs": {"trust_env": True}} if self._scheme in ("http", "https") else {}
 
     def read(self, name: str, start: int, length: int) -> bytes:
         """Return a part of a file, see `Store`."""
@@ -147,7 +151,7 @@ class _Remote:
             except _FinalError:
                 raise
             except Exception as error:  # each file system of fsspec has errors of its own
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                reason = _reason(error)
                 if _is_final(error):
                     raise SourceError(f"cannot read {where}: {reason}") from error
         raise SourceError(f"cannot read {where}, tried {TRIES} times: {reason}")
@@ -167,6 +171,12 @@ class _Remote:
 
 class _FinalError(SourceError):
     """A fault of the server that another try would not mend."""
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):  # its text is the path alone
+        return "it is not there"
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _is_final(error: Exception) -> bool:
