@@ -200,10 +200,13 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
             pass
 
         def do_GET(self) -> None:
-            wanted = self.headers.get("Range")
             if server.answer:
                 server.answer(self)
-                return
+            else:
+                self.send_file()
+
+        def send_file(self) -> None:
+            wanted = self.headers.get("Range")
             if server.garbage:
                 server.seen.append((self.path, wanted, 0))
                 self.wfile.write(server.garbage)
@@ -240,11 +243,15 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
     return Handler
 
 
+class _Listening(http.server.ThreadingHTTPServer):
+    request_queue_size = 64  # connections at once, as other servers take them
+
+
 @pytest.fixture
 def server() -> Iterator[Server]:
     """Run a file server on a free port of 127.0.0.1."""
     told = Server()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(told)) as listening:
+    with _Listening(("127.0.0.1", 0), _handler(told)) as listening:
         listening.handle_error = lambda *_: None  # a client that hangs up is no news
         told.url = f"http://127.0.0.1:{listening.server_port}"
         thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})

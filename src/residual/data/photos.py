@@ -45,6 +45,9 @@ class Source(Protocol):
     def take(self, indices: Tensor) -> Self:
         """Return those with these indices, in their order."""
 
+    def ahead(self, indices: Sequence[int]) -> Self:
+        """Return a copy that begins to read these images, so that several are on their way at once."""
+
 
 @dataclass(frozen=True, eq=False)
 class Photos:
@@ -93,6 +96,10 @@ class Photos:
             SourceError: the source cannot be read.
         """
         return read_file(self.root / self.files[index]) if self.source is None else self.source.read(index)
+
+    def ahead(self, indices: Sequence[int]) -> Self:
+        """Return photographs of which these are wanted next: a slow source reads several at once."""
+        return self if self.source is None else replace(self, source=self.source.ahead(indices))
 
     def name(self, index: int) -> str:
         """Return what errors call an image."""

@@ -1,6 +1,8 @@
 """Photographs in shards: the same images, in the same order, as in the folder that they were written from."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -25,6 +27,7 @@ class ShardSource:
     shards: Integers
     offsets: Integers
     lengths: Integers
+    coming: Mapping[int, Future[bytes]] = field(default_factory=dict)
 
     @property
     def root(self) -> str:
@@ -37,19 +40,26 @@ class ShardSource:
         Raises:
             SourceError: it cannot be read.
         """
-        start, length = int(self.offsets[index]), int(self.lengths[index])
-        return self.store.read(self.names[int(self.shards[index])], start, length)
+        return self.store.read(*self._part(index), self.coming.get(index))
+
+    def _part(self, index: int) -> tuple[str, int, int]:
+        return self.names[int(self.shards[index])], int(self.offsets[index]), int(self.lengths[index])
+
+    def ahead(self, indices: Sequence[int]) -> Self:
+        """Return a copy that begins to read these images, if they are on a server."""
+        begun = {index: self.store.begin(*self._part(index)) for index in set(indices)}
+        return replace(self, coming={index: part for index, part in begun.items() if part is not None})
 
     def place(self, index: int) -> str:
         """Name the shard and the offset."""
-        name = self.names[int(self.shards[index])]
-        return f"{self.root}/{name} at byte {int(self.offsets[index]):,}"
+        name, start, _ = self._part(index)
+        return f"{self.root}/{name} at byte {start:,}"
 
     def take(self, indices: Tensor) -> Self:
         """Return those with these indices, in their order."""
         chosen = indices.numpy()
         parts = (self.shards[chosen], self.offsets[chosen], self.lengths[chosen])
-        return replace(self, shards=parts[0], offsets=parts[1], lengths=parts[2])
+        return replace(self, shards=parts[0], offsets=parts[1], lengths=parts[2], coming={})
 
 
 def holds_shards(root: str | Path) -> bool:

@@ -1,8 +1,10 @@
 """Byte ranges of files in a folder or, through fsspec, on a server, whose faults are waited out."""
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -13,6 +15,7 @@ from ...runtime.files import read_bounded
 from ..names import is_url, whole_place
 from ..photos import SourceError
 
+AT_ONCE = 16  # parts that are read ahead
 TRIES = 4
 WAIT = 1.0  # seconds before the second try; doubled before each later one
 TIMEOUT, SLOWEST = 30.0, 100_000  # each try takes so many seconds at most, and one more for so many bytes
@@ -24,8 +27,8 @@ class Store(Protocol):
 
     root: str
 
-    def read(self, name: str, start: int, length: int) -> bytes:
-        """Return a part of a file.
+    def read(self, name: str, start: int, length: int, begun: Future[bytes] | None = None) -> bytes:
+        """Return a part of a file; `begun` is what `begin` gave for it.
 
         Raises:
             SourceError: it cannot be read, or the file ends before.
@@ -37,6 +40,9 @@ class Store(Protocol):
         Raises:
             SourceError: it cannot be read, or is larger.
         """
+
+    def begin(self, name: str, start: int, length: int) -> Future[bytes] | None:
+        """Begin to read a part, which `read` takes when it is needed; None where nothing is won by it."""
 
 
 def open_store(root: str | Path) -> Store:
@@ -54,7 +60,7 @@ class _Local:
     def __init__(self, folder: Path) -> None:
         self.root, self._folder = str(folder), folder
 
-    def read(self, name: str, start: int, length: int) -> bytes:
+    def read(self, name: str, start: int, length: int, begun: Future[bytes] | None = None) -> bytes:
         """Return a part of a file, see `Store`."""
         where = f"{self._folder / name} at byte {start:,}"
         try:
@@ -74,6 +80,9 @@ class _Local:
         except OSError as error:
             raise SourceError(f"cannot read {self._folder / name}: {error.strerror or error}") from error
 
+    def begin(self, name: str, start: int, length: int) -> None:
+        """Return None: a part of a file is read at once."""
+
 
 class _Remote:
     """A folder on a server; each process has connections of its own."""
@@ -87,6 +96,7 @@ class _Remote:
             )
         self.root, self._scheme = root, parts.scheme
         self._opened: tuple[int, Any] | None = None
+        self._gate = asyncio.Semaphore(AT_ONCE)
         self._filesystem()
 
     def __reduce__(self) -> tuple[type, tuple[str]]:  # connections do not cross processes
@@ -105,14 +115,28 @@ class _Remote:
                 ) from error
             except ValueError as error:
                 raise UsageError(f"{self.root}: fsspec knows no {self._scheme}://") from error
-            self._opened = os.getpid(), found
+            self._opened, self._gate = (os.getpid(), found), asyncio.Semaphore(AT_ONCE)
         return self._opened[1]
+
+    def begin(self, name: str, start: int, length: int) -> Future[bytes] | None:
+        """Begin to read a part, see `Store`; not more than `AT_ONCE` at a time."""
+        from fsspec.asyn import AsyncFileSystem
+
+        files = self._filesystem()
+        if not length or not isinstance(files, AsyncFileSystem):
+            return None
+
+        async def reading() -> bytes:
+            async with self._gate:
+                return bytes(await files._cat_file(f"{self.root}/{name}", start=start, end=start + length))
+
+        return asyncio.run_coroutine_threadsafe(reading(), files.loop)
 
     def _options(self) -> dict[str, Any]:
         """Let HTTP heed proxies and passwords of the user's environment, as other protocols do."""
         return {"client_kwargs": {"trust_env": True}} if self._scheme in ("http", "https") else {}
 
-    def read(self, name: str, start: int, length: int) -> bytes:
+    def read(self, name: str, start: int, length: int, begun: Future[bytes] | None = None) -> bytes:
         """Return a part of a file, see `Store`."""
         where = f"{self.root}/{name} at byte {start:,}"
 
@@ -124,7 +148,7 @@ class _Remote:
             if len(data) < length:
                 raise OSError(f"{len(data):,} of {length:,} bytes came")
 
-        return self._patiently(name, where, start, start + length, check) if length else b""
+        return self._patiently(name, where, start, start + length, check, begun) if length else b""
 
     def read_whole(self, name: str, limit: int) -> bytes:
         """Return a file, see `Store`."""
@@ -137,7 +161,13 @@ class _Remote:
         return self._patiently(name, where, 0, limit + 1, check)
 
     def _patiently(
-        self, name: str, where: str, start: int, end: int, check: Callable[[bytes], None]
+        self,
+        name: str,
+        where: str,
+        start: int,
+        end: int,
+        check: Callable[[bytes], None],
+        begun: Future[bytes] | None = None,
     ) -> bytes:
         """Read a range; what may pass, such as a connection that is cut, is tried again."""
         reason = ""
@@ -145,7 +175,7 @@ class _Remote:
             if number:
                 time.sleep(WAIT * 2 ** (number - 1))
             try:
-                data = self._cat(f"{self.root}/{name}", start, end)
+                data = self._cat(f"{self.root}/{name}", start, end, None if number else begun)
                 check(data)
                 return data
             except _FinalError:
@@ -156,16 +186,19 @@ class _Remote:
                     raise SourceError(f"cannot read {where}: {reason}") from error
         raise SourceError(f"cannot read {where}, tried {TRIES} times: {reason}")
 
-    def _cat(self, path: str, start: int, end: int) -> bytes:
+    def _cat(self, path: str, start: int, end: int, begun: Future[bytes] | None) -> bytes:
         from fsspec.asyn import AsyncFileSystem, sync
 
-        files = self._filesystem()
-        if not isinstance(files, AsyncFileSystem):
-            return bytes(files.cat_file(path, start=start, end=end))
+        files, seconds = self._filesystem(), TIMEOUT + (end - start) / SLOWEST
         try:
-            seconds = TIMEOUT + (end - start) / SLOWEST
+            if begun is not None:
+                return bytes(begun.result(seconds))
+            if not isinstance(files, AsyncFileSystem):
+                return bytes(files.cat_file(path, start=start, end=end))
             return bytes(sync(files.loop, files._cat_file, path, start=start, end=end, timeout=seconds))
         except TimeoutError as error:
+            if begun is not None:
+                begun.cancel()
             raise OSError(f"no complete answer in {seconds:.0f} s") from error
 
 
