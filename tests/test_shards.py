@@ -6,9 +6,11 @@ import hashlib
 import io
 import json
 import pickle
+import shutil
 import tarfile
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from residual.data.folder import load_folder, load_photos
 from residual.data.normalization import IMAGENET_MEAN, IMAGENET_STD, Normalization
 from residual.data.photo_batches import PhotoBatches
 from residual.data.photos import SourceError
+from residual.data.preprocessing import Preprocessing
 from residual.data.shards import index as index_module
 from residual.data.shards import write
 from residual.data.shards.foreign import index_shards
@@ -32,6 +35,8 @@ from residual.data.shards.store import open_store
 from residual.data.shards.verify import verify_shards
 from residual.data.shards.write import write_shards
 from residual.errors import DataError, InterruptedRunError, UsageError
+from residual.exporters.calibration import calibration_photos
+from residual.exporters.material import find_material
 from residual.recipes.augment import ResizedCrop
 from residual.training.prepare import prepare
 from test_train_photographs import small
@@ -131,8 +136,11 @@ def test_a_stop_in_mid_epoch_and_a_resume_on_shards_give_the_folders_run(
     with pytest.raises(InterruptedRunError):
         residual.train(recipe, data_dir=shards, output=tmp_path / "cut", workers=0)
     restore()
+    shutil.copytree(tmp_path / "cut", tmp_path / "moved")
     residual.resume(tmp_path / "cut", workers=1)
-    assert comparable(tmp_path / "cut") == comparable(tmp_path / "whole")
+    residual.resume(tmp_path / "moved", data_dir=photographs, workers=0)
+    for name in ("cut", "moved"):
+        assert comparable(tmp_path / name) == comparable(tmp_path / "whole")
     assert "data:image/jpeg" in (tmp_path / "cut" / "report.html").read_text()
     found = residual.evaluate(tmp_path / "cut", data=str(shards), workers=0)
     assert found.error == residual.evaluate(tmp_path / "whole", data=str(photographs), workers=0).error
@@ -147,6 +155,18 @@ def test_shards_are_kept_decoded_as_files_are(photographs, shards, tmp_path, mon
     ]
     assert all(torch.equal(kept[0][index][0], kept[1][index][0]) for index in range(len(kept[0])))
     assert [path.name for path in (tmp_path / "a").iterdir()] == [p.name for p in (tmp_path / "b").iterdir()]
+
+
+def test_int8_is_calibrated_and_exports_are_compared_on_the_same_images(photographs, shards):
+    preprocessing = Preprocessing((32, 32), Normalization.of_channels(IMAGENET_MEAN, IMAGENET_STD))
+    (ours, note), (theirs, _) = (
+        calibration_photos(load_photos(place), preprocessing) for place in (shards, photographs)
+    )
+    assert torch.equal(ours, theirs)
+    assert note == "INT8 calibrated on 24 images of train/"
+    config = SimpleNamespace(data="folder", preprocessing=preprocessing)
+    ours, theirs = (find_material(config, place) for place in (shards, photographs))
+    assert torch.equal(ours.pixels, theirs.pixels)
 
 
 # writing
