@@ -317,9 +317,28 @@ def test_an_image_must_lie_in_its_shard(column, value, message, copied):
         load_folder(copied)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.binary(max_size=300), where=st.integers(0, 3000), file=st.sampled_from([HEAD, SAMPLES]))
+SHARED = [HealthCheck.function_scoped_fixture]  # each example writes the files anew
+OVER_INDEX = given(
+    data=st.binary(max_size=300), where=st.integers(0, 3000), file=st.sampled_from([HEAD, SAMPLES])
+)
+OVER_TAR = given(data=st.binary(max_size=1000), where=st.integers(0, 5000))
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=SHARED)
+@OVER_INDEX
 def test_bytes_written_over_an_index_are_an_error_of_ours(data, where, file, shards, tmp_path):
+    read_spoiled_index(data, where, file, shards, tmp_path)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, deadline=None, suppress_health_check=SHARED)
+@OVER_INDEX
+def test_many_bytes_written_over_an_index(data, where, file, shards, tmp_path):
+    read_spoiled_index(data, where, file, shards, tmp_path)
+
+
+def read_spoiled_index(data, where, file, shards, tmp_path):
+    """Read an index with some bytes replaced; any error but `DataError` fails the test."""
     content = bytearray((shards / file).read_bytes())
     where = min(where, len(content))
     content[where : where + len(data)] = data
@@ -433,6 +452,15 @@ def test_a_tar_with_links_and_paths_outside_writes_nothing(tmp_path):
     assert {path.name for path in tmp_path.rglob("*")} == {"in", "some.tar", HEAD, SAMPLES}
 
 
+def test_a_size_below_zero_which_would_lead_back_to_the_same_header_is_refused(tmp_path):
+    header = bytearray(tarfile.TarInfo("0.jpg").tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = (-512).to_bytes(12, "big", signed=True)
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * ord(" ") + sum(header[156:]))
+    (tmp_path / "some.tar").write_bytes(bytes(header) * 2 + bytes(1024))
+    with pytest.raises(DataError, match=r"some\.tar is corrupted"):
+        index_shards(tmp_path)
+
+
 def test_a_tar_that_is_cut_or_damaged_is_refused(tmp_path):
     path = tmp_path / "some.tar"
     tar_of(path, eight())
@@ -447,9 +475,21 @@ def test_a_tar_that_is_cut_or_damaged_is_refused(tmp_path):
     assert not (tmp_path / HEAD).exists()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.binary(max_size=1000), where=st.integers(0, 5000))
+@settings(max_examples=30, deadline=None, suppress_health_check=SHARED)
+@OVER_TAR
 def test_bytes_written_over_a_tar_are_an_error_of_ours(data, where, tmp_path):
+    read_spoiled_tar(data, where, tmp_path)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, deadline=None, suppress_health_check=SHARED)
+@OVER_TAR
+def test_many_bytes_written_over_a_tar(data, where, tmp_path):
+    read_spoiled_tar(data, where, tmp_path)
+
+
+def read_spoiled_tar(data, where, tmp_path):
+    """Index a tar with some bytes replaced; any error but `DataError` fails the test."""
     tar_of(tmp_path / "t.tar", eight())
     content = bytearray((tmp_path / "t.tar").read_bytes())
     content[where : where + len(data)] = data

@@ -146,10 +146,14 @@ def _samples_of(members: Iterable[tuple[str, int, int, bytes]]) -> Iterator[_Sam
 
 def _members(path: Path, file: BinaryIO) -> Iterator[tuple[str, int, int, bytes]]:
     """Yield name, offset and length of the files in a tar, and the content of those that hold a label."""
+    last = -1
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+                if member.size < 0 or member.offset_data <= last:  # it would read a header again for ever
+                    raise DataError(f"{path} is corrupted at byte {member.offset_data:,}")
+                last = member.offset_data
                 if not member.isreg() or member.issparse():
                     continue  # links and folders hold no image
                 if member.size > MAX_BYTES:

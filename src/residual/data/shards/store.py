@@ -110,8 +110,9 @@ class _Remote:
 
                 found = fsspec.filesystem(self._scheme, skip_instance_cache=True, **self._options())
             except ImportError as error:
+                extra = "s3" if self._scheme == "s3" else "shards"
                 raise UsageError(
-                    f"{self.root} needs a library that is not installed ({error}): {how_to_install('shards')}"
+                    f"{self.root} needs a library that is not installed ({error}): {how_to_install(extra)}"
                 ) from error
             except ValueError as error:
                 raise UsageError(f"{self.root}: fsspec knows no {self._scheme}://") from error
