@@ -8,6 +8,7 @@ import torch
 
 import residual
 from conftest import comparable
+from residual.data import workers as workers_module
 from residual.data.folder import load_folder
 from residual.data.photos import SourceError
 from residual.data.shards import store
@@ -58,6 +59,14 @@ def test_batches_are_those_of_the_folder(workers, photographs, url, server):
     assert batches(photos, workers) == batches(load_folder(photographs).train)
     lengths = {length for _, _, length in server.seen}
     assert max(lengths) == max(len(photos.content(index)) for index in range(IMAGES)), "images, never shards"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["server", "folder"])
+def test_batches_of_processes_that_are_spawned_are_the_same(place, photographs, shards, url, monkeypatch):
+    monkeypatch.setattr(workers_module, "START", "spawn")
+    photos = load_folder(url if place == "server" else shards).train
+    assert batches(photos, 1) == batches(load_folder(photographs).train)
 
 
 @pytest.mark.slow
