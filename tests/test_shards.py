@@ -9,6 +9,7 @@ import pickle
 import shutil
 import tarfile
 import warnings
+import zipfile
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -201,6 +202,9 @@ def test_an_interrupted_call_leaves_whole_shards_and_goes_on(photographs, shards
     assert all((shards / name).read_bytes() == content for name, content in there.items())
     assert not (out / HEAD).exists()
     (out / "train-000001.tar").write_bytes(b"cut")
+    kept = json.loads((out / write.DONE).read_text())
+    (out / write.DONE).write_text(json.dumps({**kept, "train-000099.tar": kept["train-000000.tar"]}))
+    (out / "train-000099.tar").write_bytes(b"of an earlier call, which wrote more shards")
     written.clear()
     monkeypatch.setattr(write, "_pieces", lambda *a: (written.append(a[2]), real(*a))[1])
     write_shards(photographs, out, size=SIZE)
@@ -208,6 +212,17 @@ def test_an_interrupted_call_leaves_whole_shards_and_goes_on(photographs, shards
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {
         path.name: path.read_bytes() for path in shards.iterdir()
     }
+
+
+def test_what_an_interrupted_call_left_removes_nothing_elsewhere(photographs, tmp_path):
+    out, precious = tmp_path / "out", tmp_path / "precious.tar"
+    precious.write_bytes(b"1")
+    out.mkdir()
+    shard = {"name": "x", "size": 1, "sha256": "0" * 64, "images": 1}
+    (out / write.DONE).write_text(json.dumps({"../precious.tar": ["0", shard]}))
+    write_shards(photographs, out)
+    assert precious.read_bytes() == b"1"
+    assert load_folder(out).fingerprint == load_folder(photographs).fingerprint
 
 
 def test_a_full_disk_and_a_missing_image_are_one_line(photographs, tmp_path, monkeypatch):
@@ -298,6 +313,14 @@ def test_the_name_of_a_shard_leads_nowhere_else(name, copied):
         load_folder(copied)
 
 
+def array_header(kind, shape):
+    """Return the header of a .npy file without what should follow it."""
+    buffer = io.BytesIO()
+    values = {"descr": kind, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, values)
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
@@ -313,6 +336,26 @@ def test_an_image_must_lie_in_its_shard(column, value, message, copied):
     array = np.array(getattr(samples, column))
     array[3] = value
     rewritten(copied, **{column: array})
+    with pytest.raises(DataError, match=message):
+        load_folder(copied)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "EOF"),
+        (b"\x93NUMPY\x01\x00\x20\x00" + b"{'descr': (((".ljust(32), "is corrupted: "),
+        (b"\x93NUMPY\x01\x00\x20\x00" + b"[" * 32, "is corrupted: "),
+        (array_header("<i8", (10**18,)), "has 0 values, not 1000000000000000000"),
+        (array_header("<i8", (-1,)), "is corrupted: "),
+        (array_header("|O", (1,)), "has the type object"),
+        (array_header("<i8", (2, 0)), "2 dimensions"),
+    ],
+)
+def test_an_array_that_is_not_what_it_says_is_refused(content, message, copied):
+    with zipfile.ZipFile(copied / SAMPLES, "w") as file:
+        file.writestr("train_shards.npy", content)
+    replaced(copied, samples_sha256=hashlib.sha256((copied / SAMPLES).read_bytes()).hexdigest())
     with pytest.raises(DataError, match=message):
         load_folder(copied)
 

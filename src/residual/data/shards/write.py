@@ -18,7 +18,7 @@ from ..decode import MAX_BYTES, BadImageError
 from ..folder import load_folder
 from ..photos import Photos
 from ..scan import SUFFIXES, Paths, Progress
-from .index import HEAD, MAX_HEAD, SETS, Index, Integers, Samples, Shard, write_index
+from .index import HEAD, MAX_HEAD, SETS, Index, Integers, Samples, Shard, check_name, write_index
 
 BLOCK = 512  # bytes, the unit of a tar file
 END = 2 * BLOCK  # of zeros
@@ -78,6 +78,7 @@ def write_shards(
                 if progress is not None:
                     progress(before + stop)
             sets[part] = plan.samples(photos, first)
+        done.remove_others(shards)
         index = Index(dataset.name, dataset.class_names, tuple(shards), sets, dataset.findings, group)
         write_index(out, index)
         (out / DONE).unlink(missing_ok=True)
@@ -132,9 +133,16 @@ class _Done:
         """Read what an interrupted call left; nothing, if that is damaged."""
         try:
             values = json.loads(read_bounded(path, MAX_HEAD))
+            for name in values:
+                check_name(name)  # some of these files are removed
             return cls(path, {name: (state, Shard(**shard)) for name, (state, shard) in values.items()})
         except (OSError, ValueError, TypeError, AttributeError, RecursionError, ValidationError):
             return cls(path, {})
+
+    def remove_others(self, shards: list[Shard]) -> None:
+        """Remove what an interrupted call wrote of other images or in another size."""
+        for name in self.known.keys() - {shard.name for shard in shards}:
+            self.path.with_name(name).unlink(missing_ok=True)
 
     def shard(self, name: str, photos: Photos, plan: _Plan, start: int, stop: int) -> Shard:
         """Write a shard of the images from `start` up to `stop`, unless it is there."""
@@ -169,7 +177,7 @@ def _state(photos: Photos, index: int) -> tuple[int, int]:
 
 def _digest(photos: Photos, plan: _Plan, start: int, stop: int) -> str:
     files = Paths.of(photos.files[index] for index in range(start, stop))
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(str(start).encode())  # keys count from there
     parts = (plan.lengths[start:stop], plan.times[start:stop], photos.labels[start:stop].numpy())
     for part in (files.text, files.ends, *parts):
         digest.update(part.tobytes())
