@@ -200,28 +200,34 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
             pass
 
         def do_GET(self) -> None:
-            wanted = self.headers.get("Range")
             if server.answer:
                 server.answer(self)
-                return
+            else:
+                self.send_file()
+
+        def send_file(self) -> None:
+            wanted = self.headers.get("Range")
             if server.garbage:
                 server.seen.append((self.path, wanted, 0))
                 self.wfile.write(server.garbage)
                 return
             content = server.files.get(self.path)
-            start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and server.ranges else 0
+            given = wanted.removeprefix("bytes=") if wanted and server.ranges else "0-"
+            start, end = (int(text) if text else None for text in given.split("-"))
+            ranged = bool(start) or end is not None
             if content is None or (start and start >= len(content)):
                 server.seen.append((self.path, wanted, 0))
                 self.send_error(404 if content is None else 416)
                 return
-            body = content[start:]
+            body = content[start : None if end is None else end + 1]
             sent = body[: server.cut] if server.cut is not None else body
             server.seen.append((self.path, wanted, len(sent)))
             if server.chunked:
                 self.protocol_version = "HTTP/1.1"
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.send_response(206 if ranged else 200)
+            if ranged:
+                last = start + len(body) - 1
+                self.send_header("Content-Range", f"bytes {start}-{last}/{len(content)}")
             if server.chunked:
                 self.send_header("Transfer-Encoding", "chunked")
                 self.send_header("Connection", "close")
@@ -237,11 +243,15 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
     return Handler
 
 
+class _Listening(http.server.ThreadingHTTPServer):
+    request_queue_size = 64  # connections at once, as other servers take them
+
+
 @pytest.fixture
 def server() -> Iterator[Server]:
     """Run a file server on a free port of 127.0.0.1."""
     told = Server()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(told)) as listening:
+    with _Listening(("127.0.0.1", 0), _handler(told)) as listening:
         listening.handle_error = lambda *_: None  # a client that hangs up is no news
         told.url = f"http://127.0.0.1:{listening.server_port}"
         thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})

@@ -17,6 +17,7 @@ from residual.data import decoded
 from residual.data.decode import BadImageError
 from residual.data.decoded import keep_decoded
 from residual.data.folder import load_photos
+from residual.data.photos import Photos
 from residual.data.region import Region, whole
 from residual.errors import DataError, UsageError
 
@@ -89,7 +90,7 @@ def test_bad_images_stay_bad(photos, tmp_path):
 
 def test_what_is_kept_is_found_again(photos, tmp_path, monkeypatch):
     first = keep_decoded(photos, 50, PLENTY, tmp_path / "kept")
-    monkeypatch.setattr(decoded, "decode", None)  # nothing is decoded
+    monkeypatch.setattr(Photos, "content", None)  # nothing is decoded
     again = keep_decoded(photos, 50, 1, tmp_path / "kept")
     assert all(torch.equal(first[i][0], again[i][0]) for i in range(4))
     monkeypatch.undo()

@@ -42,6 +42,8 @@ COMMANDS = {
     "data fetch": ("cifar10", "--data-dir", "CIFAR"),
     "data verify": ("cifar10", "--data-dir", "CIFAR"),
     "data describe": ("digits",),
+    "data shard": ("PHOTOS", "NEW"),
+    "data index": ("TARS",),
     "reproduce": ("table1",),
     "plot": ("RUNS/one", "--output", "NEW.png"),
 }
@@ -69,7 +71,11 @@ def material(tmp_path_factory):
         small_model(folder / name, names=("ant", "bee"), seed=seed)
     for number, name in enumerate(("ant", "bee")):
         (folder / "PHOTOS" / name).mkdir(parents=True)
-        Image.new("RGB", (40, 32), (90 * number, 99, 50)).save(folder / "PHOTOS" / name / "a.png")
+        for shade, file in ((50, "a.png"), (150, "b.png")):
+            Image.new("RGB", (40, 32), (90 * number, 99, shade)).save(folder / "PHOTOS" / name / file)
+    residual.write_shards(folder / "PHOTOS", folder / "TARS")
+    for name in ("shards.json", "shards.npz"):  # as another program leaves them
+        (folder / "TARS" / name).unlink()
     torch.save(residual.create_model("resnet8").state_dict(), folder / "WEIGHTS.pth")
     run = Run.create(folder / "RUNS/one", get_recipe("demo", "resnet8"), {})
     run.log({"step": 5, "kind": "train", "loss": 1.0, "error": 50.0})
@@ -115,7 +121,7 @@ def test_quiet_hides_no_error(cli, material):
         code, out, err = cli("predict", material / "MODEL", material / "PHOTOS", "--quiet", "--workers", 0)
     finally:
         (material / "PHOTOS/bad.png").unlink()
-    assert (code, len(out.splitlines())) == (3, 2)
+    assert (code, len(out.splitlines())) == (3, 4)
     assert [line.partition(":")[0].split("/")[0] for line in err.splitlines()] == [
         "cannot decode ",
         "residual",

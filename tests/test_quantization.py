@@ -85,5 +85,5 @@ def test_without_the_extra_the_error_says_how_to_get_it(monkeypatch, tmp_path):
         raise ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(UsageError, match="int8"):
+    with pytest.raises(UsageError, match=r"\[onnx\]"):
         quantize(residual.create_model("resnet8"), torch.zeros(2, 3, 32, 32), tmp_path / "int8.onnx")

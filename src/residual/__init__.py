@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .data.folder import load_folder, load_photos
     from .data.load import load_dataset
     from .data.photos import PhotoDataset, Photos
+    from .data.shards.foreign import index_shards
+    from .data.shards.write import write_shards
     from .errors import ResidualError
     from .evaluation.classification import Evaluation
     from .evaluation.compare import Comparison, compare
@@ -38,6 +40,8 @@ _WHERE = {
     "load_dataset": "data.load",
     **dict.fromkeys(("load_folder", "load_photos"), "data.folder"),
     **dict.fromkeys(("PhotoDataset", "Photos"), "data.photos"),
+    "index_shards": "data.shards.foreign",
+    "write_shards": "data.shards.write",
     "ResidualError": "errors",
     "Evaluation": "evaluation.classification",
     **dict.fromkeys(("Comparison", "compare"), "evaluation.compare"),
@@ -81,6 +85,7 @@ __all__ = [
     "export",
     "get_recipe",
     "import_checkpoint",
+    "index_shards",
     "list_models",
     "list_pretrained",
     "load_dataset",
@@ -91,6 +96,7 @@ __all__ = [
     "push",
     "resume",
     "train",
+    "write_shards",
 ]
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..data.names import is_folder
+from ..data.names import is_folder, whole_place
 from .completion import one_of
 from .output import (
     DataDir,
@@ -105,7 +105,7 @@ def own_test_set(folder: Path, data: str, on_bad_image: Any) -> "Photos | None":
     if not (folder / "recipe.json").is_file():
         return None
     began = Run.open(folder).environment
-    if began.get("data_dir") != str(Path(data).resolve()) or "images_sha256" not in began:
+    if began.get("data_dir") != whole_place(data) or "images_sha256" not in began:
         return None
     dataset = load_folder(data, on_bad_image=on_bad_image, group=(began.get("reading") or {}).get("group"))
     if dataset.fingerprint != began["images_sha256"]:

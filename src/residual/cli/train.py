@@ -71,7 +71,7 @@ def train(
 ) -> None:
     """Train a network, or resume a run."""
     began = perf_counter()  # before torch is loaded
-    name, data_dir = find_data(data, data_dir)
+    name, place = find_data(data, data_dir)
     named: dict[str, Any] = {"data": name, "shortcut": shortcut, "variant": variant, "seed": seed}
     named |= {"iterations": iterations, "validation": validation, "curve": curve, "batch_size": batch_size}
     named |= {"precision": precision, "optimizer.learning_rate": lr, "weights": weights}
@@ -82,7 +82,7 @@ def train(
     room = options.parse_size(cache) if cache else 0
     reading: dict[str, Any] = {"workers": workers, "cache": room, "on_bad_image": on_bad_image}
     reading |= {"group": group, "logger": check_loggers(logger or ())}
-    where = {"data_dir": data_dir, "device": device}
+    where = {"data_dir": place, "device": device}
     _refuse_combinations(seeds, jobs, continued, add_classes)
     if find_lr:
         _refuse_with_find_rate(changes, seeds, resume)
@@ -92,7 +92,7 @@ def train(
             _resume(resume, model, recipe, changes, workers=workers, logger=reading["logger"], **where)
         ]
     else:
-        chosen = choose(Wanted(model, recipe, name, data_dir, changes, image_size, epochs, continued, group))
+        chosen = choose(Wanted(model, recipe, name, place, changes, image_size, epochs, continued, group))
         if seeds:
             results = _train_seeds(chosen, seeds, jobs or 1, output, as_json, reading=reading, **where)
         else:

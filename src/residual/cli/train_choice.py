@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.names import is_folder
+from ..data.names import is_folder, is_url
 from ..errors import UsageError
 from ..models.names import for_small_images, parse_name
 from ..recipes.catalog import get_recipe
@@ -17,7 +17,7 @@ DEFAULT_RECIPES = {"cifar10": "paper", "cifar100": "paper", "digits": "demo"}
 NONE = ("none", "null", "")  # as recipes read them
 
 
-def find_data(data: str | None, data_dir: Path | None) -> tuple[str | None, Path | None]:
+def find_data(data: str | None, data_dir: Path | None) -> tuple[str | None, str | Path | None]:
     """Return what `--data` names, a known data set or photographs, and where its files are."""
     if data is None or data in DATASETS:
         return data, data_dir
@@ -27,7 +27,7 @@ def find_data(data: str | None, data_dir: Path | None) -> tuple[str | None, Path
         )
     if data_dir is not None:
         raise UsageError("--data FOLDER says where the photographs are: leave --data-dir out")
-    return FOLDER, Path(data)
+    return FOLDER, data if is_url(data) else Path(data)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Wanted:
     model: str | None
     recipe: str | None
     data: str | None
-    data_dir: Path | None
+    data_dir: str | Path | None
     changes: Mapping[str, Any]
     image_size: int | None
     epochs: float | None
@@ -167,7 +167,7 @@ def _sized(recipe: Recipe, wanted: Wanted, images: int | None) -> tuple[Recipe, 
     return recipe.replace({"iterations": max(1, round(wanted.epochs * images / recipe.batch_size))}), ()
 
 
-def _count_photographs(data_dir: Path, group: str | None) -> int:
+def _count_photographs(data_dir: str | Path, group: str | None) -> int:
     from ..data.folder import load_folder
     from ..runtime.progress import Reporter
 
@@ -182,7 +182,7 @@ def _count_photographs(data_dir: Path, group: str | None) -> int:
     return len(dataset.train)
 
 
-def _count_in_memory(recipe: Recipe, data_dir: Path | None) -> int:
+def _count_in_memory(recipe: Recipe, data_dir: str | Path | None) -> int:
     if recipe.data == FOLDER:
         raise UsageError("--epochs needs the number of images: say where they are with --data FOLDER")
     from ..data.load import load_dataset

@@ -16,7 +16,7 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 Data = Annotated[
     str | None,
     typer.Option(
-        help=f"{', '.join(DATASETS)}, a folder of photographs, or a CSV file of their paths.",
+        help=f"{', '.join(DATASETS)}, photographs in a folder or in shards, or a CSV file of their paths.",
         autocompletion=one_of(DATASETS),
     ),
 ]

@@ -4,6 +4,7 @@ Transparent pixels are composited on white. Colour profiles are not applied. Val
 upper 8 bits. Of several frames or pictures in one file, the first is taken.
 """
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,9 +52,17 @@ def decode(path: Path, choose: Choose = whole, interpolation: str = "bilinear") 
     Raises:
         BadImageError: the file is missing, no image, truncated or too large.
     """
+    return decode_bytes(read_file(path), str(path), choose, interpolation)
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of an image file.
+
+    Raises:
+        BadImageError: the file is missing or too large.
+    """
     with _named_as_bad(str(path)):
-        data = read_bounded(path, MAX_BYTES)
-    return decode_bytes(data, str(path), choose, interpolation)
+        return read_bounded(path, MAX_BYTES)
 
 
 def decode_bytes(
@@ -104,6 +113,16 @@ def image_size(path: Path) -> tuple[int, int]:
             raise ValueError("it is missing or not a regular file")
         with path.open("rb") as file:
             return size_of_any(file)
+
+
+def size_of_bytes(data: bytes, name: str) -> tuple[int, int]:
+    """Return height and width of the upright image in a file's content; `name` is what an error calls it.
+
+    Raises:
+        BadImageError: it is no image, or too large.
+    """
+    with _named_as_bad(name):
+        return size_of_any(io.BytesIO(data))
 
 
 def _scaled(region: Region, scale: int) -> Region:

@@ -25,7 +25,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..runtime.files import found
 from .cifar import cache_folder
-from .decode import BadImageError, decode, image_size
+from .decode import BadImageError
 from .photos import Photos
 from .region import Choose, Region, whole
 from .resize import resize
@@ -97,7 +97,7 @@ class DecodedPhotos(Photos):
         number = int(self.numbers[index])
         reason = self.store.bad.get(str(number))
         if reason is not None:
-            raise BadImageError(str(self.root / self.files[index]), reason)
+            raise BadImageError(self.name(index), reason)
         height, width, tall, wide = (int(side) for side in self.store.sizes[number])
         chosen = choose(height, width)
         region = Region(
@@ -160,7 +160,7 @@ def keep_decoded(
 def _came_back(photos: Photos, store: _Store) -> bool:
     """Tell whether a file is there that was missing when the others were decoded."""
     missing = np.flatnonzero(store.sizes[:, 0] == MISSING[0]).tolist()
-    return any((photos.root / photos.files[number]).is_file() for number in missing)
+    return photos.source is None and any((photos.root / photos.files[number]).is_file() for number in missing)
 
 
 def _build(
@@ -230,7 +230,7 @@ def _reduced(shorter: int, height: int, width: int) -> Region:
 
 def _bytes_needed(photos: Photos, shorter: int, index: int) -> int:
     try:
-        region = _reduced(shorter, *image_size(photos.root / photos.files[index]))
+        region = _reduced(shorter, *photos.size(index))
     except BadImageError:
         return 0
     return region.height * region.width * 3
@@ -245,10 +245,10 @@ def _reduced_or_reason(photos: Photos, shorter: int, index: int) -> tuple[tuple[
         return _reduced(shorter, height, width)
 
     try:
-        pixels = decode(photos.root / photos.files[index], choose)
+        pixels = photos.region(index, choose)
         return seen[-1], pixels
     except BadImageError as error:
-        there = found((photos.root / photos.files[index]).is_file)
+        there = photos.source is not None or found((photos.root / photos.files[index]).is_file)
         return (0, 0) if there else MISSING, error.reason
 
 

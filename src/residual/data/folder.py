@@ -1,6 +1,5 @@
 """Photographs in the layouts in which people keep them, as a `PhotoDataset`."""
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +17,9 @@ from .index import check_index
 from .inspection import groups_of, report, search
 from .layouts import Rows
 from .photo_list import read_list
-from .photos import OnBadImage, PhotoDataset, Photos
+from .photos import OnBadImage, PhotoDataset, Photos, fingerprint_of
 from .scan import Listing, Paths, Progress, scan
+from .shards.source import holds_shards, load_shards
 
 
 def load_folder(
@@ -40,13 +40,15 @@ def load_folder(
       `ILSVRC2012_validation_ground_truth.txt` and `meta.mat` of its development kit;
     - a folder for each class: a share of each class becomes the test set, the same one every time;
     - a CSV file with the columns path (or file, image, filename), label (or class) and perhaps split (train,
-      val or test).
+      val or test);
+    - shards with their index, see `write_shards`, in a folder or at an address such as https://HOST/FOLDER;
+      they keep the split that they were written with.
 
     Near-duplicates, such as copies of an image in another size, stay on one side of a split that is made
     here, and are reported in `findings` with what else is wrong with the data.
 
     Args:
-        root: the folder, or the CSV file.
+        root: the folder, the CSV file, or the address of shards.
         on_bad_image: what loaders do with an image that cannot be decoded.
         test_share: what share of each class becomes the test set, where none is given.
         group: keeps images of one person, plant or video on one side of the split: a column of the CSV file,
@@ -63,6 +65,8 @@ def load_folder(
     """
     if not 0 < test_share < 1:
         raise UsageError(f"the share of the test set must be between 0 and 1, not {test_share}")
+    if holds_shards(root):
+        return load_shards(root, on_bad_image=on_bad_image, group=group)
     source = _open(Path(root), progress, group)
     train, test = _rows(source)
     rows = train if test is None else train + test
@@ -90,6 +94,8 @@ def load_photos(
     Raises:
         DataError: as `load_folder`, but one class is enough.
     """
+    if holds_shards(root):
+        return load_shards(root, on_bad_image=on_bad_image).test
     source = _open(Path(root), progress)
     if source.classes is not None:
         marked = [number for number, part in enumerate(source.parts) if part == "test"]
@@ -125,7 +131,8 @@ def _open(path: Path, progress: Progress | None, group: str | None = None) -> _S
     if path.is_dir():
         listing = scan(path, progress)
         if not len(listing.paths):
-            raise DataError(f"{path} holds no image: {layouts.ARRANGEMENTS}")
+            tars = " (index its tar files: residual data index)" if any(path.glob("*.tar")) else ""
+            raise DataError(f"{path} holds no image{tars}: {layouts.ARRANGEMENTS}")
         keys = _keys(group, path, listing, ())
         changed = check_index(path, listing)
         return _Source(path.resolve().name, path, path, listing, changed, group=group, keys=keys)
@@ -219,8 +226,6 @@ def _photos(
     labels = torch.tensor([label_of[name] for _, name in rows], dtype=torch.int64)
     numbers = [number for number, _ in rows]
     files = Paths.of(source.listing.paths[number] for number in numbers)
-    digest = hashlib.sha256()
-    for part in (files.text, files.ends, source.listing.sizes[numbers], labels.numpy()):
-        digest.update(part.tobytes())
+    fingerprint = fingerprint_of(files, source.listing.sizes[numbers], labels)
     own = None if groups is None else torch.from_numpy(groups[numbers])
-    return Photos(source.root, files, labels, names, on_bad_image, digest.hexdigest(), own)
+    return Photos(source.root, files, labels, names, on_bad_image, fingerprint, own)

@@ -60,35 +60,43 @@ class DecodeStep:
             BadImageError: an image cannot be decoded, and bad ones are not skipped.
         """
         bad: dict[str, str] = {}
-        first = step * self.batch_size
-        pairs = [self._image(position, bad) for position in range(first, first + self.batch_size)]
+        positions = range(step * self.batch_size, (step + 1) * self.batch_size)
+        wanted = [self._wanted(position) for position in positions]
+        photos = self.photos.ahead(wanted)
+        pairs = [
+            self._image(photos, position, first, bad)
+            for position, first in zip(positions, wanted, strict=True)
+        ]
         labels = self.photos.labels[[index for _, index in pairs]]
         return Decoded(torch.stack([image for image, _ in pairs]), labels, bad)
 
-    def _image(self, position: int, bad: dict[str, str]) -> tuple[Tensor, int]:
-        """Return the crop at a position of the stream, and the number of the image that it is from."""
+    def _wanted(self, position: int) -> int:
+        """Return the number of the image at a position of the stream."""
         epoch, within = divmod(position, len(self.photos))
-        place = Place(self.seed, epoch, within)
         repeats = self.augment.repeats if isinstance(self.augment, ResizedCrop) else 1
-        first = int(epoch_order(self.seed, epoch, len(self.photos), repeats, self.members)[within])
-        image, index = self._decode(first, place, bad)
+        return int(epoch_order(self.seed, epoch, len(self.photos), repeats, self.members)[within])
+
+    def _image(self, photos: Photos, position: int, first: int, bad: dict[str, str]) -> tuple[Tensor, int]:
+        """Return the crop at a position of the stream, and the number of the image that it is from."""
+        place = Place(self.seed, *divmod(position, len(photos)))
+        image, index = self._decode(photos, first, place, bad)
         if isinstance(self.augment, ResizedCrop) and self.augment.trivial:
             random = place.random(WORKER)
             flip = self.augment.flip and random.random() < 0.5  # before the operation, as torchvision does
             image = trivial_augment(image.flip(1) if flip else image, random)
         return image, index
 
-    def _decode(self, first: int, place: Place, bad: dict[str, str]) -> tuple[Tensor, int]:
+    def _decode(self, photos: Photos, first: int, place: Place, bad: dict[str, str]) -> tuple[Tensor, int]:
         """Decode an image or, where it is bad and to be skipped, the next one that is not."""
         choose = choose_crop(self.augment, self.size, place, self.fit)
-        for index in (*range(first, len(self.photos)), *range(first)):
+        for index in (*range(first, len(photos)), *range(first)):
             try:
-                return self.photos.region(index, choose), index
+                return photos.region(index, choose), index
             except BadImageError as error:
-                if self.photos.on_bad_image == "stop":
+                if photos.on_bad_image == "stop":
                     raise
-                bad[self.photos.files[index]] = error.reason
-        raise DataError(f"none of the {len(self.photos)} images in {self.photos.root} can be decoded")
+                bad[photos.files[index]] = error.reason
+        raise DataError(f"none of the {len(photos)} images in {photos.where} can be decoded")
 
 
 @lru_cache(maxsize=2)  # a batch may span two epochs

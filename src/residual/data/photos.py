@@ -4,13 +4,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import DataError, UsageError
-from .decode import decode
+from .decode import decode_bytes, image_size, read_file, size_of_bytes
 from .findings import Findings
 from .region import Choose, whole
 from .scan import Paths
@@ -19,12 +21,41 @@ from .split import VALIDATION_KEY, set_apart, validation_counts
 OnBadImage = Literal["stop", "skip"]
 
 
+class SourceError(DataError):
+    """What holds many images cannot be read, which is the fault of none of them: it is never skipped."""
+
+
+class Source(Protocol):
+    """Images whose files lie inside other files, such as shards; it pickles, for worker processes."""
+
+    @property
+    def root(self) -> str:
+        """Where the other files are."""
+
+    def read(self, index: int) -> bytes:
+        """Return the content of an image file.
+
+        Raises:
+            SourceError: it cannot be read.
+        """
+
+    def place(self, index: int) -> str:
+        """Say where the content lies."""
+
+    def take(self, indices: Tensor) -> Self:
+        """Return those with these indices, in their order."""
+
+    def ahead(self, indices: Sequence[int]) -> Self:
+        """Return a copy that begins to read these images, so that several are on their way at once."""
+
+
 @dataclass(frozen=True, eq=False)
 class Photos:
     """Image files below `root`, by their paths relative to it, with labels [N] as int64.
 
     `fingerprint` is the SHA-256 of paths, sizes and labels, so that it tells other images from these.
     `groups` [N] numbers what must stay on one side of a split, such as near-duplicates; None: nothing must.
+    With a `source` the content of the files is read from there; their paths are then names alone.
     """
 
     root: Path
@@ -34,6 +65,12 @@ class Photos:
     on_bad_image: OnBadImage = "stop"
     fingerprint: str = ""
     groups: Tensor | None = None
+    source: Source | None = None
+
+    @property
+    def where(self) -> str:
+        """Where the images are, for messages."""
+        return str(self.root) if self.source is None else self.source.root
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,8 +84,38 @@ class Photos:
 
         Raises:
             BadImageError: it cannot be decoded.
+            SourceError: the source cannot be read.
         """
-        return decode(self.root / self.files[index], choose, interpolation)
+        return decode_bytes(self.content(index), self.name(index), choose, interpolation)
+
+    def content(self, index: int) -> bytes:
+        """Return the content of an image's file.
+
+        Raises:
+            BadImageError: there is no such file, or it cannot be read.
+            SourceError: the source cannot be read.
+        """
+        return read_file(self.root / self.files[index]) if self.source is None else self.source.read(index)
+
+    def ahead(self, indices: Sequence[int]) -> Self:
+        """Return photographs of which these are wanted next: a slow source reads several at once."""
+        return self if self.source is None else replace(self, source=self.source.ahead(indices))
+
+    def name(self, index: int) -> str:
+        """Return what errors call an image."""
+        file = self.files[index]
+        return str(self.root / file) if self.source is None else f"{file} in {self.source.place(index)}"
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return height and width of an upright image, from its header.
+
+        Raises:
+            BadImageError: it has none.
+            SourceError: the source cannot be read.
+        """
+        if self.source is None:
+            return image_size(self.root / self.files[index])
+        return size_of_bytes(self.source.read(index), self.name(index))
 
     def take(self, indices: Tensor) -> Self:
         """Return the images with these indices, in their order."""
@@ -56,7 +123,19 @@ class Photos:
         chosen = indices.to(torch.int64).contiguous().numpy().tobytes()
         fingerprint = hashlib.sha256(self.fingerprint.encode() + chosen).hexdigest()
         groups = None if self.groups is None else self.groups[indices]
-        return replace(self, files=files, labels=self.labels[indices], fingerprint=fingerprint, groups=groups)
+        source = None if self.source is None else self.source.take(indices)
+        labels = self.labels[indices]
+        return replace(
+            self, files=files, labels=labels, fingerprint=fingerprint, groups=groups, source=source
+        )
+
+
+def fingerprint_of(files: Paths, sizes: NDArray[np.int64], labels: Tensor) -> str:
+    """Return the SHA-256 of paths, sizes in bytes [N] and labels [N]."""
+    digest = hashlib.sha256()
+    for part in (files.text, files.ends, sizes, labels.numpy()):
+        digest.update(part.tobytes())
+    return digest.hexdigest()
 
 
 def split_photos(photos: Photos, count: int) -> tuple[Tensor, Tensor]:

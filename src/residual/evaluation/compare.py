@@ -154,8 +154,8 @@ def _on_photos(
 ) -> _Answers:
     config = network.config
     if not len(photos):
-        raise DataError(f"{photos.root} has no images: it needs a folder of images for each class")
-    matching = match_classes(str(photos.root), photos.class_names, photos.labels, config.class_names)
+        raise DataError(f"{photos.where} has no images: it needs a folder of images for each class")
+    matching = match_classes(photos.where, photos.class_names, photos.labels, config.class_names)
     matched = replace(photos, labels=matching.apply(photos.labels), class_names=config.class_names)
     recorder = _Best(matched)
     workers = default_workers(len(photos), device) if workers is None else workers

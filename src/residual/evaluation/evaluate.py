@@ -127,8 +127,8 @@ def _evaluate_photos(
     config: ModelConfig = network.config
     preprocessing, notes = config.preprocessing, []
     if not len(photos):
-        raise DataError(f"{photos.root} has no images: it needs a folder of images for each class")
-    matching = match_classes(str(photos.root), photos.class_names, photos.labels, config.class_names)
+        raise DataError(f"{photos.where} has no images: it needs a folder of images for each class")
+    matching = match_classes(photos.where, photos.class_names, photos.labels, config.class_names)
     photos = replace(photos, labels=matching.apply(photos.labels), class_names=config.class_names)
     make_protocol(protocol, preprocessing).check(network)
     if int8 and protocol != "one-crop":

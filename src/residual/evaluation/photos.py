@@ -17,6 +17,8 @@ from .classification import Accumulator, Evaluation
 from .predictions import Recorder
 from .protocols import Protocol, make_protocol
 
+AHEAD = 16  # photographs that a process reads at once from shards on a server
+
 
 @torch.no_grad()
 def evaluate_photos(
@@ -88,19 +90,27 @@ class _Decoded:
 
 @dataclass(frozen=True)
 class _Load:
-    """Decodes a photograph by its index, in any process."""
+    """Decodes photographs by their indices, in any process."""
 
     protocol: Protocol
     photos: Photos
 
-    def __call__(self, index: int) -> _Decoded:
+    def __call__(self, indices: range) -> list[_Decoded]:
+        photos = self.photos.ahead(indices)
+        return [self._one(photos, index) for index in indices]
+
+    def _one(self, photos: Photos, index: int) -> _Decoded:
         try:
-            return _Decoded(index, self.protocol.load(self.photos, index))
+            return _Decoded(index, self.protocol.load(photos, index))
         except BadImageError as error:
-            if self.photos.on_bad_image != "skip":
+            if photos.on_bad_image != "skip":
                 raise
             return _Decoded(index, [], str(error))
 
 
 def _decoded(protocol: Protocol, photos: Photos, workers: int) -> Generator[_Decoded, None, None]:
-    yield from map_in_workers(_Load(protocol, photos), range(len(photos)), workers)
+    size = AHEAD if photos.source is not None else 1
+    parts = [range(first, min(first + size, len(photos))) for first in range(0, len(photos), size)]
+    with closing(map_in_workers(_Load(protocol, photos), parts, workers)) as decoded:
+        for part in decoded:
+            yield from part

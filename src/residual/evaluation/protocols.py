@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.decode import BadImageError
-from ..data.photos import Photos
+from ..data.photos import Photos, SourceError
 from ..data.preprocessing import Preprocessing
 from ..data.region import Region
 from ..errors import DataError, UsageError
@@ -91,10 +91,10 @@ class Protocol(ABC):
     def _whole(self, photos: Photos, index: int, shorter_side: int) -> Tensor:
         try:
             return photos.region(index, ShorterSide(shorter_side), self.preprocessing.interpolation)
-        except BadImageError:
+        except (BadImageError, SourceError):
             raise
         except DataError as error:
-            raise BadImageError(str(photos.root / photos.files[index]), str(error)) from error
+            raise BadImageError(photos.name(index), str(error)) from error
 
     @property
     def _side(self) -> int:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..data.decode import BadImageError
-from ..data.folder import load_photos
+from ..data.folder import load_folder, load_photos
 from ..data.photos import Photos
 from ..data.preprocessing import Preprocessing
 from ..errors import DataError
@@ -33,14 +33,19 @@ def calibration_photos(photos: Photos, preprocessing: Preprocessing) -> tuple[Te
         except BadImageError:
             continue
     if not found:
-        raise DataError(f"no image in {source.root} can be decoded, so INT8 cannot be calibrated")
+        raise DataError(f"no image in {source.where} can be decoded, so INT8 cannot be calibrated")
     images = preprocessing.normalization.apply(torch.stack(found)).permute(0, 3, 1, 2)
     where = "images of train/" if train else "of the evaluated images, since there is no train/ beside them"
     return images, f"INT8 calibrated on {len(found)} {where}"
 
 
 def _training_photos(photos: Photos) -> Photos | None:
-    """Load the folder `train`, if there is one; it may also be the name of a class that is evaluated."""
+    """Load the folder `train`, if there is one; it may also be the name of a class that is evaluated.
+
+    Shards have a training set.
+    """
+    if photos.source is not None:
+        return load_folder(photos.where, on_bad_image="skip").train
     root = photos.root.resolve()
     inside, beside = root / "train", root.parent / "train"
     if inside.is_dir() and not any(file.startswith("train/") for file in photos.files):

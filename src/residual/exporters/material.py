@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from ..data import cifar
-from ..data.any_image import pixels_of
 from ..data.dataset import Dataset
 from ..data.decode import BadImageError
 from ..data.folder import load_photos
@@ -16,6 +15,7 @@ from ..data.load import load_dataset
 from ..data.photos import Photos
 from ..data.preprocessing import Preprocessing
 from ..data.scan import scan
+from ..data.shards.source import holds_shards
 from ..errors import DataError
 from ..zoo.model_folder import ModelConfig
 from .calibration import calibration_photos
@@ -74,8 +74,8 @@ def calibration_images(config: ModelConfig, data_dir: Path) -> Tensor:
 
 def _photographs(path: Path) -> Photos:
     """Return the photographs of a folder, of its test set where it has one; their classes play no part."""
-    if not path.is_dir():
-        return load_photos(path)
+    if not path.is_dir() or holds_shards(path):
+        return load_photos(path, on_bad_image="skip")
     part = test_folder(path)
     root = path / part if part else path
     files = scan(root).paths
@@ -127,11 +127,11 @@ def _of_photos(photos: Photos, name: str, preprocessing: Preprocessing, count: i
         try:
             found.append(preprocessing.load(photos, number))
             if len(as_they_are) < PHOTOGRAPHS:
-                as_they_are.append(pixels_of(photos.root / photos.files[number])[None])
+                as_they_are.append(photos[number][0][None])
         except BadImageError:
             continue
     if not found:
-        raise DataError(f"no image in {photos.root} can be decoded, so nothing can be compared")
+        raise DataError(f"no image in {photos.where} can be decoded, so nothing can be compared")
     calibration, note = calibration_photos(photos, preprocessing)
     return Material(
         torch.stack(found),

@@ -54,7 +54,7 @@ def render(outcome: Outcome) -> str:
 
 
 def _content(outcome: Outcome) -> dict[str, Any]:
-    thumbnail = Thumbnails(outcome.train.root)
+    thumbnail = Thumbnails((outcome.train, *(each.photos for each in outcome.predictions.values())))
     test = outcome.predictions["test"]
     classes = len(outcome.class_names)
     suspects = outcome.suspects
@@ -103,7 +103,7 @@ def _mistakes(outcome: Outcome, thumbnail: Thumbnails) -> list[Picture]:
     for index in judged.wrong[:MOST_PICTURES].tolist():
         path, (true, predicted) = judged.photos.files[index], judged.names(index)
         sure = 100 * float(judged.confidence[index])
-        found.append(Picture(thumbnail(path), path, "test", true, predicted, sure))
+        found.append(Picture(thumbnail(judged.photos, index), path, "test", true, predicted, sure))
     return found
 
 
@@ -114,12 +114,12 @@ def _suspects(
     for kind, index, likely in suspects:
         photos = outcome.predictions[kind].photos
         path, label = photos.files[index], names[int(photos.labels[index])]
-        found.append(Picture(thumbnail(path), path, kind, label, names[likely]))
+        found.append(Picture(thumbnail(photos, index), path, kind, label, names[likely]))
     return found
 
 
 def _groups(groups: tuple[tuple[str, ...], ...], thumbnail: Thumbnails) -> list[list[Picture]]:
     return [
-        [Picture(thumbnail(path), path, "", "") for path in group[:MOST_OF_GROUP]]
+        [Picture(thumbnail.of_path(path), path, "", "") for path in group[:MOST_OF_GROUP]]
         for group in groups[:MOST_GROUPS]
     ]

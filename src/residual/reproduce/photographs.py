@@ -6,7 +6,6 @@ from typing import Any
 from ..data.folder import load_folder
 from ..data.layouts import has_train_and_test, listed
 from ..data.photos import PhotoDataset
-from ..data.pillow import size_of_any
 from ..errors import DataError, UsageError
 from ..training.run_folder import Run
 
@@ -65,7 +64,6 @@ def _common_size(dataset: PhotoDataset) -> list[int] | None:
     sizes = set()
     for photos in (dataset.train, dataset.test):
         for index in range(0, len(photos), -(-len(photos) // MEASURED)):
-            with (photos.root / photos.files[index]).open("rb") as file:
-                height, width = size_of_any(file)
+            height, width = photos.size(index)
             sizes.add((width, height))
     return list(sizes.pop()) if len(sizes) == 1 else None

@@ -13,6 +13,7 @@ from ..data.dataset import Dataset, Split
 from ..data.folder import load_folder
 from ..data.load import load_dataset
 from ..data.loader import Batches
+from ..data.names import whole_place
 from ..data.photos import PhotoDataset, Photos
 from ..errors import UsageError
 from ..evaluation.classification import Evaluation, evaluate_split
@@ -71,7 +72,7 @@ class Prepared:
         return {
             **environment_facts(devices.describe(self.device)),
             "dataset": self.data.dataset.name,
-            "data_dir": str(Path(data_dir or default_root()).resolve()),
+            "data_dir": whole_place(data_dir or default_root()),
             "own_dataset": self.own_dataset,
             "own_network": self.own_network,
             "precision": self.precision,

@@ -28,11 +28,11 @@ def check_own(run: Run, began: Mapping[str, Any], dataset: Any, network: nn.Modu
         raise RunError(f"{run.path} trains {run.recipe.network}: leave network= out to resume it")
 
 
-def recorded_data_dir(recipe: Recipe, began: Mapping[str, Any]) -> Path | None:
+def recorded_data_dir(recipe: Recipe, began: Mapping[str, Any]) -> str | Path | None:
     """Return where the run found its data, if it is still there."""
     release, root = RELEASES.get(recipe.data), began.get("data_dir")
     if recipe.data == FOLDER and root is not None:
-        return Path(root)
+        return str(root)
     if release is None or root is None:
         return None
     there = find(release, Path(root)) is not None or (Path(root) / release.archive).is_file()

@@ -1,0 +1,1 @@
+"""Photographs in tar files, read by byte ranges."""
