@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 import residual
 from conftest import comparable
+from residual.data.sampler import bounds
 from residual.errors import UsageError
-from residual.training.bn_groups import bounds
 from residual.training.guard import Guard
 from residual.training.optim import make_optimizer
 from residual.training.step import train_step

@@ -7,6 +7,7 @@ begins the next. An exact resume needs nothing but the step.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -47,11 +48,16 @@ class Draws:
 
         The shares of rank 0, 1, ..., put together, are the global batch; their sizes differ by at most one.
         """
-        return self.part(len(self) * rank // ranks, len(self) * (rank + 1) // ranks)
+        return self.part(*bounds(len(self), ranks)[rank])
 
     def to(self, device: torch.device) -> "Draws":
         """Return them on a device."""
         return Draws(self.order.to(device), self.offsets.to(device), self.flips.to(device))
+
+
+def bounds(count: int, parts: int) -> list[tuple[int, int]]:
+    """Return where each part of `count` images begins and ends; their sizes differ by at most one."""
+    return list(pairwise(count * number // parts for number in range(parts + 1)))
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:

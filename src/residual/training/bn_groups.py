@@ -2,16 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-
-def bounds(count: int, groups: int) -> list[tuple[int, int]]:
-    """Return where each group of `count` images begins and ends; their sizes differ by at most one."""
-    ends = [count * number // groups for number in range(groups + 1)]
-    return list(pairwise(ends))
+from ..data.sampler import bounds
 
 
 def split(batch: tuple[Tensor, Tensor], groups: int) -> Iterator[tuple[Tensor, Tensor]]:
