@@ -9,9 +9,13 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+
+from conftest import use_hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "hf-hub:someone/net"
@@ -191,3 +195,17 @@ def serving(hub: Hub) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@contextlib.contextmanager
+def account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """Log in to a stand-in where nothing has been pushed yet; nothing of the user's own is touched."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    served = Hub({}, exists=False)
+    with serving(served) as endpoint:
+        use_hub(monkeypatch, endpoint)
+        yield served

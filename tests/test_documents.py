@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from conftest import FakeRelease, use_hub
+from conftest import FakeRelease
 from document_runner import ROOT, Page, commands, opened
 from documents import Block, DocumentError, check_output, find_blocks, pages_of
 
@@ -72,13 +72,8 @@ def prepared(
 @pytest.fixture
 def repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     """Give the name of a repository, not made yet, on a stand-in of the hub."""
-    constants, hub = pytest.importorskip("huggingface_hub.constants"), pytest.importorskip("hub")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setenv("HF_TOKEN", hub.TOKEN)
-    with hub.serving(hub.Hub({}, exists=False)) as endpoint:
-        use_hub(monkeypatch, endpoint)
+    hub = pytest.importorskip("hub")
+    with hub.account(monkeypatch, tmp_path):
         yield hub.NAME.removeprefix("hf-hub:")
 
 

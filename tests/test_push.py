@@ -12,25 +12,19 @@ import yaml
 
 import residual
 from conftest import use_hub
-from hub import NAME, TOKEN, Hub, serving
+from hub import NAME, Hub, account
 from residual.errors import CheckpointError, RunError, UsageError
 from residual.zoo.model_folder import load_model
 from small_models import NAMES, small_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")  # of huggingface_hub
-constants = pytest.importorskip("huggingface_hub.constants")
+pytest.importorskip("huggingface_hub")
 
 
 @pytest.fixture
 def stand_in(monkeypatch, tmp_path) -> Iterator[Hub]:
     """An account without a repository."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    served = Hub({}, exists=False)
-    with serving(served) as endpoint:
-        use_hub(monkeypatch, endpoint)
+    with account(monkeypatch, tmp_path) as served:
         yield served
 
 
