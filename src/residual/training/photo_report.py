@@ -94,7 +94,7 @@ def _predict(
 ) -> tuple[Predictions, Evaluation]:
     recorder = Recorder(photos)
     with reporter.working(what, len(photos)) as progress:
-        found = prepared.evaluate(photos, network, progress, recorder)
+        found = prepared.evaluate(photos, network, progress, recorder, alone=True)
     return recorder.predictions(), found
 
 

@@ -24,7 +24,9 @@ from ..models.fused import rule_fuses
 from ..models.network import Network
 from ..recipes.schema import FOLDER, Recipe
 from ..runtime import device as devices
+from ..runtime import ranks
 from ..runtime.environment import environment_facts
+from ..runtime.launch import ALONE
 from ..runtime.progress import Reporter
 from ..zoo.own_network import class_path
 from .continued import Continued, check_classes
@@ -54,15 +56,19 @@ class Prepared:
         network: nn.Module,
         progress: Callable[[int], None] = lambda _done: None,
         recorder: Recorder | None = None,
+        alone: bool = False,
     ) -> Evaluation:
-        """Evaluate a network, such as the one in training, on a split; `recorder` is for photographs."""
+        """Evaluate a network, such as the one in training, on a split; `recorder` is for photographs.
+
+        All ranks do so together, each its share, unless one does it `alone`.
+        """
         preprocessing, device = self.data.preprocessing, self.device
+        part = ALONE if alone else ranks.own()
         if isinstance(split, Photos):
             workers = self.data.workers
-            return evaluate_photos(
-                network, split, preprocessing, device, progress, workers, recorder=recorder
-            )
-        return evaluate_split(network, split, preprocessing, device, progress)
+            how = (workers, "one-crop", recorder, part)
+            return evaluate_photos(network, split, preprocessing, device, progress, *how)
+        return evaluate_split(network, split, preprocessing, device, progress, part)
 
     def facts(self, data_dir: str | Path | None) -> dict[str, Any]:
         """Return what `environment.json` records."""
@@ -77,6 +83,7 @@ class Prepared:
             "own_network": self.own_network,
             "precision": self.precision,
             **self.data.facts,
+            **({"processes": ranks.count()} if ranks.count() > 1 else {}),
             **({"start": self.start.as_dict()} if self.start else {}),
             **({"continued": self.continued.as_dict()} if self.continued else {}),
             "denormals_flushed": self.denormals_flushed,
@@ -117,7 +124,10 @@ def prepare(
     precision = precision or devices.resolve_precision(recipe.precision, where)
     flushed = devices.prepare(where)
     own_dataset = dataset is not None and dataset.name != recipe.data
-    dataset = dataset if dataset is not None else _load(recipe, data_dir, reading, reporter)
+    _check_ranks(recipe)
+    if dataset is None:
+        with ranks.one_before_the_others():
+            dataset = _load(recipe, data_dir, reading, reporter)
     size = check_recipe(recipe, dataset)
     if isinstance(dataset, Dataset) and reading != Reading():
         raise UsageError(
@@ -127,7 +137,7 @@ def prepare(
     source = None
     if network is None:  # before the data, which may take long to prepare
         network = _create_network(recipe, len(dataset.class_names))
-        network.check_training(recipe.batch_size // recipe.bn_groups, *size)
+        network.check_training(recipe.batch_size // max(recipe.bn_groups, ranks.count()), *size)
         if recipe.weights is not None and start is None:
             source, start = _load_weights(recipe, network, dataset.class_names, add_classes)
     else:
@@ -142,6 +152,14 @@ def prepare(
     if own is not None:
         _check_network(network, data.batches, len(dataset.class_names))
     return Prepared(recipe, data, network, own, own_dataset, where, precision, flushed, start, source)
+
+
+def _check_ranks(recipe: Recipe) -> None:
+    """Check that the groups of a batch can be shared by the ranks."""
+    if recipe.bn_groups > 1 and recipe.bn_groups % ranks.count():
+        raise UsageError(
+            f"bn_groups = {recipe.bn_groups} cannot be shared by {ranks.count()} processes: take a multiple"
+        )
 
 
 def _load_weights(
