@@ -90,10 +90,11 @@ def _backward(
     images, targets = batch
     with autocast(images.device, precision):
         logits = network(images)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if class_weights is None:
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+        loss = F.cross_entropy(wide, targets, label_smoothing=label_smoothing)
     else:
-        losses = F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=label_smoothing)
+        losses = F.cross_entropy(wide, targets, reduction="none", label_smoothing=label_smoothing)
         weights = class_weights[targets] if targets.dim() == 1 else targets @ class_weights
         loss = (losses * weights).mean()
     if share != 1:
