@@ -152,7 +152,7 @@ BAD |= {
     "window of two": lambda state: state.update(window=torch.zeros(2)),
     "window of one": lambda state: state.update(window=torch.zeros(1)),
     "window of no dimension": lambda state: state.update(warmup_window=torch.zeros(())),
-    "window of two dimensions": lambda state: state.update(warmup_window=torch.zeros(3, 3)),
+    "window of three dimensions": lambda state: state.update(warmup_window=torch.zeros(1, 1, 3)),
     "unknown schedule": lambda state: state.update(schedule={"plateau": 1}),
     "schedule of text": lambda state: state.update(schedule={"warmup_end": "x"}),
     "weights of text": lambda state: state["network"].update({"fc.bias": "x"}),

@@ -18,15 +18,13 @@ from ..evaluation.classification import Evaluation
 from ..recipes.schema import Recipe, differences
 from ..runtime import device as devices
 from ..runtime import ranks
-from ..runtime.files import found as is_found
-from ..runtime.launch import started_as
 from ..runtime.progress import Reporter
 from ..runtime.signals import Interrupted, stop_signals
 from .continued import Continued
 from .engine import Engine
 from .find_rate import plot, range_test
 from .finish import evaluate_trained, write
-from .followed_run import FollowedRun
+from .followed_run import check_new, run_of_rank
 from .loggers.logger import check_loggers
 from .loggers.tracker import Tracker
 from .memory import memory_explained
@@ -45,9 +43,10 @@ from .resumed import (
 )
 from .run_folder import Run
 from .run_state import go_back
-from .starting_weights import AUTO, find_imagenet_weights
+from .starting_weights import with_weights
 from .time_fit import Pace, pace_of
-from .trainer import Trained, Trainer
+from .trained import Trained
+from .trainer import Trainer
 from .training_data import Reading
 
 
@@ -126,8 +125,8 @@ def train(
     reporter = reporter or Reporter(not quiet)
     own = _as_dataset(dataset, test)
     with ranks.joined(), reporter, memory_explained(recipe):
-        ranks.from_first(lambda: _check_new(output))
-        recipe = _with_weights(recipe, continued, reporter)
+        ranks.from_first(lambda: check_new(output))
+        recipe = with_weights(recipe, continued, reporter)
         what: dict[str, Any] = {"data_dir": data_dir, "device": device, "dataset": own, "network": network}
         what |= {"reading": Reading(workers, cache, on_bad_image, group), "reporter": reporter}
         prepared = prepare(recipe, **what, add_classes=None if continued is None else add_classes)
@@ -139,7 +138,7 @@ def train(
             prepared = replace(prepared, recipe=recipe)
         pace = pace_of(prepared, began)
         place, facts = None if output is None else Path(output), prepared.facts(data_dir)
-        run = _of_rank(ranks.from_first(lambda: Run.create(place, recipe, facts).path))
+        run = run_of_rank(ranks.from_first(lambda: Run.create(place, recipe, facts).path))
         with run.locked():
             if found is not None:
                 plot(found, run.find_rate)
@@ -173,7 +172,7 @@ def resume(
     Raises:
         ResidualError: as `train`; also if the recipe was changed or the checkpoint does not fit.
     """
-    run, loggers = _of_rank(Run.open(Path(path)).path), check_loggers(logger)
+    run, loggers = run_of_rank(Run.open(Path(path)).path), check_loggers(logger)
     changed = differences(run.recipe, recipe) if recipe is not None else []
     if changed:
         raise RunError(f"{path} cannot be resumed with another recipe: {'; '.join(changed)}")
@@ -204,27 +203,6 @@ def resume(
         facts["notes"] = other_versions(began, facts) + other_ranks(began)
         with run.locked():
             return _run(run, prepared, reporter, pace_of(prepared, started), loggers, facts)
-
-
-def _check_new(output: str | Path | None) -> None:
-    if output is not None and is_found(Path(output).exists):
-        raise RunError(f"{output} exists already: a run is never overwritten")
-
-
-def _of_rank(path: Path) -> Run:
-    """Return a run folder, for a rank that is not the first one that it does not write."""
-    return Run(path) if started_as()[0] == 0 else FollowedRun(path)
-
-
-def _with_weights(recipe: Recipe, continued: str | Path | None, reporter: Reporter) -> Recipe:
-    """Return the recipe with the weights that are meant by "auto", or by the run to go on from."""
-    if continued is not None:
-        return recipe.replace({"weights": str(continued)})
-    if recipe.weights != AUTO:
-        return recipe
-    weights, reason = find_imagenet_weights(recipe)
-    reporter.say(reason if weights else f"from scratch: {reason}")
-    return recipe.replace({"weights": weights})
 
 
 def _measure_former(prepared: Prepared, reporter: Reporter) -> Prepared:

@@ -21,7 +21,7 @@ from .photo_report import Examined, examine, recorder_for, write_report
 from .prepare import Prepared
 from .run_folder import Run
 from .run_state import bad_images
-from .trainer import Trained
+from .trained import Trained
 
 
 @dataclass(frozen=True)

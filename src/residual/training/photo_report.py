@@ -19,7 +19,7 @@ from .run_folder import Run
 
 if TYPE_CHECKING:
     from ..report.outcome import Outcome
-    from .trainer import Trained
+    from .trained import Trained
 
 SAMPLE = 20_000  # training images at most whose labels are looked at
 

@@ -1,7 +1,6 @@
 """The training loop around the engine: what is logged, evaluated and saved, and when it ends."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -19,26 +18,7 @@ from .run_folder import Run
 from .run_state import state_of
 from .schedule import ENDLESS, after_fit, is_evaluated, learning_rate
 from .time_fit import Pace
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What training hands on: the network after the last step, or the average of its weights, and figures.
-
-    `stopped_early` is the step at which `recipe.early_stop` ended the run, to keep the best step's weights.
-    `best` holds step and validation error of the best evaluation, `best_checkpoint` its weights, both None
-    without a validation set. Errors are in percent.
-    """
-
-    network: nn.Module
-    steps: int
-    seconds: float
-    cpu: CpuTime
-    training_error: float | None
-    warmup_end: int | None
-    best: dict[str, float] | None
-    best_checkpoint: Path | None
-    stopped_early: int | None = None
+from .trained import Trained
 
 
 class Trainer:
