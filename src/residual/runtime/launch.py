@@ -56,6 +56,7 @@ def launch(processes: int, arguments: Sequence[str], threads: int) -> int:
 
     for name in ("torch.distributed", "torch.distributed.elastic"):  # it tells of failures that we tell of
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    before = dict(os.environ)
     os.environ |= {LAUNCHED: str(os.getpid()), "OMP_NUM_THREADS": str(threads)}
     config = LaunchConfig(
         min_nodes=1,
@@ -77,6 +78,9 @@ def launch(processes: int, arguments: Sequence[str], threads: int) -> int:
         raise InterruptedRunError("stopped; the processes have ended", int(error.sigval)) from None
     except (OSError, RuntimeError, ValueError) as error:
         raise RunError(f"cannot start {processes} processes: {error}") from error
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
     return 0
 
 

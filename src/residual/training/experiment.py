@@ -122,7 +122,7 @@ def train(
         raise UsageError(f"train takes a recipe, such as get_recipe('paper', 'resnet20'), not {recipe!r:.80}")
     loggers = check_loggers(logger)
     began = time.perf_counter() if began is None else began
-    reporter = reporter or Reporter(not quiet)
+    reporter = reporter or Reporter(not quiet and started_as()[0] == 0)
     own = _as_dataset(dataset, test)
     with ranks.joined(), reporter, memory_explained(recipe):
         ranks.from_first(lambda: check_new(output))
@@ -182,7 +182,7 @@ def resume(
     check_own(run, began, dataset, network)
     started = time.perf_counter()
     data_dir = data_dir or recorded_data_dir(run.recipe, began)
-    reporter = reporter or Reporter(not quiet)
+    reporter = reporter or Reporter(not quiet and started_as()[0] == 0)
     explained = memory_explained(run.recipe)
     with ranks.joined(), devices.cpu_threads(threads_of(began)), reporter, explained:
         prepared = prepare(
