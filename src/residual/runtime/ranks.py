@@ -71,7 +71,7 @@ def _timeout() -> timedelta:
     try:
         return timedelta(seconds=float(text))
     except (ValueError, OverflowError) as error:
-        raise UsageError(f"{TIMEOUT} must be seconds, not '{text}'") from error
+        raise UsageError(f"RESIDUAL_RANK_TIMEOUT must be seconds, not '{text}'") from error
 
 
 def _watch(parent: int) -> None:

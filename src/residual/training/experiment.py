@@ -18,6 +18,7 @@ from ..evaluation.classification import Evaluation
 from ..recipes.schema import Recipe, differences
 from ..runtime import device as devices
 from ..runtime import ranks
+from ..runtime.launch import started_as
 from ..runtime.progress import Reporter
 from ..runtime.signals import Interrupted, stop_signals
 from .continued import Continued
