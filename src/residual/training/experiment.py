@@ -67,6 +67,7 @@ def train(
     add_classes: bool = False,
     group: str | None = None,
     find_rate: bool = False,
+    fit_memory: bool = False,
     logger: str | Sequence[str] = (),
     began: float | None = None,
     quiet: bool = False,
@@ -94,6 +95,7 @@ def train(
             result says how the error of its classes changed. With `add_classes`, there may be new ones.
         group: which photographs stay on one side of a split, see `load_folder`.
         find_rate: take the learning rate that a range test finds, in place of the recipe's: see `find_rate`.
+        fit_memory: compute a batch in as few parts as fit into the memory: the run's recipe has their number.
         logger: "tensorboard", "wandb" or "mlflow", or several of them: where the run is logged besides its
             folder. One that fails is given up with a warning.
         began: `time.perf_counter()` when the recipe's `time` began to count; by default at this call. The
@@ -117,15 +119,17 @@ def train(
     with reporter, memory_explained(recipe):
         recipe = _with_weights(recipe, continued, reporter)
         what: dict[str, Any] = {"data_dir": data_dir, "device": device, "dataset": own, "network": network}
-        what |= {"reading": Reading(workers, cache, on_bad_image, group), "reporter": reporter}
-        prepared = prepare(recipe, **what, add_classes=None if continued is None else add_classes)
+        what |= {"reading": Reading(workers, cache, on_bad_image, group), "fit_memory": fit_memory}
+        new = None if continued is None else add_classes
+        prepared = prepare(recipe, **what, add_classes=new, reporter=reporter)
         if continued is not None:
             prepared = _measure_former(prepared, reporter)
         found = range_test(prepared, reporter) if find_rate else None
         if found is not None:
-            recipe = recipe.replace({"optimizer.learning_rate": found.rate})
-            prepared = replace(prepared, recipe=recipe)
+            changed = prepared.recipe.replace({"optimizer.learning_rate": found.rate})
+            prepared = replace(prepared, recipe=changed)
         pace = pace_of(prepared, began)
+    recipe = prepared.recipe
     run = Run.create(None if output is None else Path(output), recipe, prepared.facts(data_dir))
     with run.locked(), memory_explained(recipe):
         if found is not None:

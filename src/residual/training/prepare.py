@@ -28,6 +28,7 @@ from ..runtime.environment import environment_facts
 from ..runtime.progress import Reporter
 from ..zoo.own_network import class_path
 from .continued import Continued, check_classes
+from .fit_memory import parts_that_fit
 from .starting_weights import Start, load_source, start_from_weights
 from .training_data import Reading, TrainingData, check_recipe, in_memory, photographs
 
@@ -95,6 +96,7 @@ def prepare(
     reading: Reading = Reading(),  # noqa: B008, a frozen value
     start: Start | None = None,
     add_classes: bool | None = None,
+    fit_memory: bool = False,
     reporter: Reporter | None = None,
 ) -> Prepared:
     """Load and build all that a run needs.
@@ -107,6 +109,7 @@ def prepare(
         reading: how photographs are read.
         start: of a run that is resumed from a checkpoint, which needs the starting weights no more.
         add_classes: for a run that goes on from another: whether there may be new classes.
+        fit_memory: whether the recipe's `bn_groups` is found by trying, see `parts_that_fit`.
         reporter: shows the progress of what takes long.
 
     Raises:
@@ -141,6 +144,8 @@ def prepare(
     network.to(where, memory_format=layout)  # type: ignore[call-overload]
     if own is not None:
         _check_network(network, data.batches, len(dataset.class_names))
+    if fit_memory:
+        recipe = parts_that_fit(recipe, network, data.batches, precision, reporter)
     return Prepared(recipe, data, network, own, own_dataset, where, precision, flushed, start, source)
 
 
