@@ -11,9 +11,9 @@ import residual
 from conftest import make_engine
 from residual import get_recipe
 from residual.errors import CheckpointError, RunError
+from residual.runtime.ranks import any_rank_stops, sum_over_ranks
 from residual.training import engine as engine_module
 from residual.training.checkpoint import FORMAT, find_checkpoint, load_checkpoint, save_checkpoint, step_of
-from residual.training.ranks import any_rank_stops, sum_over_ranks
 from residual.training.run_folder import Run
 from residual.training.schedule import ScheduleState
 from residual.training.trainer import Trainer
@@ -95,13 +95,13 @@ def test_every_metric_is_read_through_the_sum_over_ranks(monkeypatch):
     engine.take_step()
     loss, error = engine.window.peek()
     other_rank = torch.tensor([0.0, 8.0, 8.0], dtype=torch.float64)  # all wrong
-    monkeypatch.setattr("residual.training.metrics.sum_over_ranks", lambda sums: sums + other_rank)
-    assert engine.window.peek() == pytest.approx((loss / 2, (error + 100) / 2))
+    monkeypatch.setattr("residual.runtime.ranks.sum_over_ranks", lambda sums: sums + other_rank)
+    assert engine.window.read() == pytest.approx((loss / 2, (error + 100) / 2))
     assert torch.equal(sum_over_ranks(other_rank), other_rank)
 
 
 def test_a_signal_to_any_rank_stops_this_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("residual.training.trainer.any_rank_stops", lambda number: 15)
+    monkeypatch.setattr("residual.runtime.ranks.any_rank_stops", lambda number: 15)
     with pytest.raises(residual.ResidualError, match="stopped at step 1: saved"):
         residual.train(tiny(), output=tmp_path / "run")
     assert any_rank_stops(None) is None
@@ -152,7 +152,7 @@ BAD |= {
     "window of two": lambda state: state.update(window=torch.zeros(2)),
     "window of one": lambda state: state.update(window=torch.zeros(1)),
     "window of no dimension": lambda state: state.update(warmup_window=torch.zeros(())),
-    "window of two dimensions": lambda state: state.update(warmup_window=torch.zeros(3, 3)),
+    "window of three dimensions": lambda state: state.update(warmup_window=torch.zeros(1, 1, 3)),
     "unknown schedule": lambda state: state.update(schedule={"plateau": 1}),
     "schedule of text": lambda state: state.update(schedule={"warmup_end": "x"}),
     "weights of text": lambda state: state["network"].update({"fc.bias": "x"}),

@@ -12,6 +12,7 @@ import torch
 from residual import get_recipe
 from residual.errors import RunError
 from residual.models.build import build_model
+from residual.runtime import ranks
 from residual.runtime.memory import free_memory, group_room
 from residual.runtime.progress import Reporter
 from residual.training import fit_memory
@@ -54,11 +55,10 @@ class Said(Reporter):
 
 def find(monkeypatch, free, batch=64, **changes):
     """What is found where so many bytes are free."""
-    processes = changes.pop("processes", 1)
     monkeypatch.setattr(fit_memory, "free_memory", lambda _device: free)
     recipe = get_recipe("paper", "resnet8").replace({"batch_size": batch, **changes})
     said, network = Said(), build_model("resnet8")
-    found = parts_that_fit(recipe, network, batch_of(batch), "float32", said, processes)
+    found = parts_that_fit(recipe, network, batch_of(batch), "float32", said)
     return found, said.lines
 
 
@@ -96,9 +96,24 @@ def test_parts_that_the_user_sets_are_the_fewest(monkeypatch, trials):
     assert trials[0] == (22, 2)
 
 
-def test_several_processes_share_the_batch(monkeypatch, trials):
-    assert find(monkeypatch, GIB, processes=2)[0].bn_groups == 2
-    assert trials[:2] == [(32, 1), (16, 2)]
+@pytest.fixture
+def two_ranks(monkeypatch):
+    """Two ranks on this machine, of which the other needs six parts."""
+    monkeypatch.setattr(ranks, "count", lambda: 2)
+    monkeypatch.setattr(ranks, "gathered", lambda parts: [parts, 6])
+    monkeypatch.setattr(fit_memory, "on_this_machine", lambda: (0, 2))
+
+
+def test_ranks_take_as_many_parts_as_the_one_with_least_room(monkeypatch, trials, two_ranks):
+    found, (line,) = find(monkeypatch, GIB, bn_groups=4)
+    assert trials == [(32, 2), (16, 2), (16, 2)], "a half of the groups is this rank's"
+    assert found.bn_groups == 12
+    assert "in 6 parts of 11" in line
+
+
+def test_ranks_whose_shares_fit_keep_the_recipe(monkeypatch, trials, two_ranks):
+    monkeypatch.setattr(ranks, "gathered", lambda parts: [parts, 1])
+    assert find(monkeypatch, GIB, batch=24)[0].bn_groups == 1
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
@@ -140,7 +155,11 @@ def test_a_cpu_s_parts_follow_from_what_small_ones_take(monkeypatch):
     assert found.bn_groups == 1
     assert find(monkeypatch, 925 * GIB)[0].bn_groups == 1
     assert find(monkeypatch, 924 * GIB)[0].bn_groups == 2  # 740 are more than 80 % of it
-    assert find(monkeypatch, 924 * GIB, processes=2)[0].bn_groups == 2  # 420 for each, of half of it
+    monkeypatch.setattr(fit_memory, "on_this_machine", lambda: (0, 4))  # processes that share it
+    assert find(monkeypatch, 4 * 924 * GIB)[0].bn_groups == 2
+    monkeypatch.undo()
+    monkeypatch.setattr(fit_memory._Trials, "_grown", lambda self, size: taken[size] * GIB)
+    monkeypatch.setattr(fit_memory._Trials, "step", lambda self, size, groups=1: None)
     assert find(monkeypatch, 180 * GIB)[0].bn_groups == 16  # 140 for 4 images
     with pytest.raises(RunError, match=r"it needs about 110\.0 GiB, 100\.0 GiB are free"):
         find(monkeypatch, 100 * GIB)
@@ -153,7 +172,7 @@ from test_fit_memory import CPU, batch_of, build_model, fit_memory, get_recipe
 
 devices.prepare(CPU)
 recipe = get_recipe("paper", "resnet20").replace({"batch_size": 128})
-trials = fit_memory._Trials(recipe, build_model("resnet20"), batch_of(128, 32), "float32", 1)
+trials = fit_memory._Trials(recipe, build_model("resnet20"), batch_of(128, 32), "float32")
 print(trials.measured().need, trials._grown(128))
 """
 

@@ -44,6 +44,7 @@ CHANGES = {
     "stop_after": ("500", 500),
     "batch_size": ("64", 64),
     "bn_groups": ("2", 2),
+    "sync_bn": ("true", True),
     "validation": ("5000", 5000),
     "early_stop": ("8", 8),
     "time": ("1800", 1800.0),
@@ -173,9 +174,10 @@ def test_a_key_is_changed_from_text_and_from_a_value(kind, key, change):
 
 
 def test_all_keys_are_changed_at_once(tmp_path):
-    together = {key: change for key, change in CHANGES.items() if key not in ("compile", "augment.kind")}
+    apart = ("compile", "sync_bn", "augment.kind")
+    together = {key: change for key, change in CHANGES.items() if key not in apart}
     changed = Recipe().replace({key: text for key, (text, _) in together.items()})
-    rest = {"compile": False, "augment.kind": "pad-crop"}
+    rest = {"compile": False, "sync_bn": False, "augment.kind": "pad-crop"}
     assert changed.flat() == {key: value for key, (_, value) in together.items()} | rest
     with pytest.raises(UsageError, match="choose one"):
         changed.replace({"compile": True})  # it checkpoints activations already
@@ -231,6 +233,7 @@ def test_the_papers_recipe():
         "stop_after": 0,
         "batch_size": 128,
         "bn_groups": 1,
+        "sync_bn": False,
         "validation": 0,
         "early_stop": 0,
         "time": 0.0,

@@ -78,7 +78,6 @@ def test_torchrun_takes_its_part_of_the_command_line(name, monkeypatch):
     assert (found.module, found.training_script) == (True, "residual")
 
 
-@pytest.mark.xfail(strict=True, reason="--auto-resume is not there yet")
 @pytest.mark.parametrize("name", ["slurm", "trainjob", "skypilot"])
 def test_residual_takes_the_rest(name):
     words = command(name)

@@ -10,6 +10,7 @@ import typer
 from typer.models import CommandFunctionType
 
 from ..errors import UsageError
+from ..runtime.launch import started_as
 from ..runtime.progress import display
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show results and errors only.")]
@@ -42,7 +43,7 @@ def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
         if verbose:
             logging.captureWarnings(False)
             logging.basicConfig(level=logging.INFO)
-        display.quiet = quiet
+        display.quiet = quiet or started_as()[0] > 0  # of several processes the first one reports
         try:
             return function(*arguments, **options)
         finally:

@@ -8,6 +8,7 @@ import typer
 
 from .._version import __version__
 from ..errors import OutputError, ResidualError, UsageError
+from ..runtime.launch import started_as
 from ..runtime.signals import Interrupted, stop_signals
 from ..runtime.streams import unfailing_streams
 from . import (
@@ -91,5 +92,6 @@ def _run() -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    typer.echo(f"residual: {' '.join(message.split())}", err=True)
+    rank = f"rank {started_as()[0]}: " if started_as()[0] else ""
+    typer.echo(f"residual: {rank}{' '.join(message.split())}", err=True)
     return code

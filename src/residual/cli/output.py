@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..recipes.schema import DATASETS
+from ..runtime.launch import started_as
 from ..runtime.progress import display
 from .completion import one_of, pretrained
 
@@ -61,8 +62,9 @@ Override = Annotated[
 
 
 def print_line(line: str = "") -> None:
-    """Print a line of text."""
-    typer.echo(line)
+    """Print a line of text; of several processes that train one run, the first one does."""
+    if started_as()[0] == 0:
+        typer.echo(line)
 
 
 def print_note(text: str) -> None:

@@ -20,6 +20,7 @@ from .completion import networks
 from .models import Variant
 from .output import DataDir, Device, Json, Override, print_json, print_line, program
 from .train_choice import Wanted, choose, find_data
+from .train_ranks import goes_on, launch_ranks, refuse_with_ranks
 
 if TYPE_CHECKING:
     from ..training.experiment import Result
@@ -66,11 +67,18 @@ def train(
     seeds: options.Seeds = None,
     jobs: options.Jobs = None,
     resume: options.Resume = None,
+    auto_resume: options.AutoResume = False,
+    processes: options.Processes = None,
+    gpus: options.Gpus = None,
     logger: options.LoggerName = None,
     as_json: Json = False,
 ) -> None:
     """Train a network, or resume a run."""
     began = perf_counter()  # before torch is loaded
+    if processes is not None or gpus is not None:
+        raise typer.Exit(launch_ranks(processes, gpus, device))
+    if auto_resume and output is None:
+        raise UsageError("--auto-resume needs --output RUN, the run to begin or to resume")
     name, place = find_data(data, data_dir)
     named: dict[str, Any] = {"data": name, "shortcut": shortcut, "variant": variant, "seed": seed}
     named |= {"iterations": iterations, "validation": validation, "curve": curve}
@@ -86,11 +94,15 @@ def train(
     reading |= {"group": group, "logger": check_loggers(logger or ())}
     where = {"data_dir": place, "device": device}
     _refuse_combinations(seeds, jobs, continued, add_classes)
+    refuse_with_ranks(find_lr, seeds)
     if fit_memory:
         _refuse_with_auto_batch(seeds, resume)
     if find_lr:
         _refuse_with_find_rate(changes, seeds, resume)
-    if resume is not None:
+    if output is not None and goes_on(output, auto_resume):
+        changes.pop("weights", None)  # may be "auto", which the run has resolved
+        results = [_resume(output, model, None, changes, workers=workers, logger=reading["logger"], **where)]
+    elif resume is not None:
         _refuse_with_resume(output, epochs, image_size, cache, on_bad_image, group, continued)
         results = [
             _resume(resume, model, recipe, changes, workers=workers, logger=reading["logger"], **where)

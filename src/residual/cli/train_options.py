@@ -102,6 +102,13 @@ Seeds = Annotated[
     int | None, typer.Option(min=1, help="Train with seeds 0 to N-1, each in a folder in --output.")
 ]
 Jobs = Annotated[int | None, typer.Option(min=1, help="With --seeds: this many runs at once.")]
+AutoResume = Annotated[
+    bool, typer.Option("--auto-resume", help="With --output RUN: resume RUN if it is there, else begin it.")
+]
+Processes = Annotated[
+    int | None, typer.Option(min=1, help="Train on this many processes of this machine, on its CPU.")
+]
+Gpus = Annotated[int | None, typer.Option(min=1, help="Train on this many GPUs of this machine.")]
 Resume = Annotated[Path | None, typer.Option(help="Resume this run, as if it had never stopped.")]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..recipes.augment import PadCrop
+from ..runtime.launch import ALONE, Part
 from .augment import crop_and_flip
 from .dataset import Split
 from .preprocessing import Preprocessing
@@ -19,21 +20,25 @@ from .sampler import Draws, Sampler
 class Batches(ABC):
     """The stream of a training set's augmented batches, each a function of its step.
 
-    `class_weights` [classes] says how much the loss of an image of each class counts; None: all the same.
+    `part` is (rank, ranks) of a process that takes its share of each batch of `batch_size`: the shares of
+    all ranks, put together, are the batch that one process takes. `class_weights` [classes] says how much
+    the loss of an image of each class counts; None: all the same.
 
     Raises:
-        UsageError: the batch is larger than the training set.
+        UsageError: the batch is larger than the training set, or smaller than the number of ranks.
     """
 
     class_weights: Tensor | None = None
 
-    def __init__(self, size: int, batch_size: int) -> None:
+    def __init__(self, size: int, batch_size: int, part: Part = ALONE) -> None:
         if batch_size > size:
             raise UsageError(
                 f"batch_size must be at most the training set's {size}, not {batch_size}: lower it, or "
                 "add images"
             )
-        self.size, self.batch_size = size, batch_size
+        if part[1] > batch_size:
+            raise UsageError(f"{part[1]} processes cannot share a batch of {batch_size}: raise batch_size")
+        self.size, self.batch_size, self.part = size, batch_size, part
         self.bad: dict[str, str] = {}  # files that were met and could not be decoded, with the reason
 
     @property
@@ -45,7 +50,8 @@ class Batches(ABC):
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """Return step's images, float32 [B, 3, H, W] in channels-last memory, and their targets.
 
-        The targets are labels [B], or the shares of the classes [B, classes] where images are mixed.
+        The targets are labels [B], or the shares of the classes [B, classes] where images are mixed. B is
+        the batch size, or what `part` takes of it.
         """
 
     @abstractmethod
@@ -57,9 +63,15 @@ class TrainBatches(Batches):
     """Batches of images in memory, made where `split` is."""
 
     def __init__(
-        self, split: Split, preprocessing: Preprocessing, batch_size: int, augment: PadCrop, seed: int
+        self,
+        split: Split,
+        preprocessing: Preprocessing,
+        batch_size: int,
+        augment: PadCrop,
+        seed: int,
+        part: Part = ALONE,
     ) -> None:
-        super().__init__(len(split), batch_size)
+        super().__init__(len(split), batch_size, part)
         self.split, self.preprocessing, self.augment = split, preprocessing, augment
         self.sampler = Sampler(len(split), augment, seed)
 
@@ -70,7 +82,7 @@ class TrainBatches(Batches):
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """Return step's images, float32 [B, 3, H, W] in channels-last memory, and labels [B]."""
-        draws = self.draws(step * self.batch_size, self.batch_size).to(self.device)
+        draws = self.draws(step * self.batch_size, self.batch_size).slice_for(*self.part).to(self.device)
         return self.make(draws.order, draws.offsets, draws.flips)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..recipes.augment import ResizedCrop, ScaleCrop
 from ..recipes.schema import Balance, Fit
+from ..runtime.launch import ALONE, Part
 from .colour import pca_colour
 from .decode import BadImageError
 from .erasing import draw_erasing, erase
@@ -20,7 +21,7 @@ from .mixing import apply_mix, draw_mix
 from .normalization import Normalization
 from .photo_augment import Place, choose_crop
 from .photos import Photos
-from .sampler import Members, class_weights, epoch_generator
+from .sampler import Members, bounds, class_weights, epoch_generator
 from .trivial_augment import trivial_augment
 from .workers import map_in_workers
 
@@ -52,6 +53,22 @@ class DecodeStep:
     seed: int
     fit: Fit = "crop"
     members: Members | None = None  # of the classes, where they are to come equally often
+    part: Part = ALONE  # whose share of each batch is decoded, see `places`
+
+    @property
+    def places(self) -> list[int]:
+        """The places in a batch of the images that are decoded.
+
+        Where images are mixed, the one before a rank's share comes first: each is mixed with the one before.
+        """
+        first, stop = bounds(self.batch_size, self.part[1])[self.part[0]]
+        return list(range(first - self.extra, stop))  # -1 is the last one
+
+    @property
+    def extra(self) -> int:
+        """How many images are decoded beside the rank's share."""
+        mixes = isinstance(self.augment, ResizedCrop) and bool(self.augment.mixup or self.augment.cutmix)
+        return int(mixes and self.part[1] > 1)
 
     def __call__(self, step: int) -> Decoded:
         """Decode it.
@@ -60,7 +77,7 @@ class DecodeStep:
             BadImageError: an image cannot be decoded, and bad ones are not skipped.
         """
         bad: dict[str, str] = {}
-        positions = range(step * self.batch_size, (step + 1) * self.batch_size)
+        positions = [step * self.batch_size + place % self.batch_size for place in self.places]
         wanted = [self._wanted(position) for position in positions]
         photos = self.photos.ahead(wanted)
         pairs = [
@@ -123,6 +140,7 @@ class PhotoBatches(Batches):
         fit: how an image that is not square becomes one, before a "resized-crop" is taken.
         balance: "sampler": all classes come equally often; "weights": `class_weights` says how their losses
             count; "none".
+        part: see `Batches`.
 
     Raises:
         UsageError: the batch is larger than the training set.
@@ -141,15 +159,16 @@ class PhotoBatches(Batches):
         workers: int = 0,
         fit: Fit = "crop",
         balance: Balance = "none",
+        part: Part = ALONE,
     ) -> None:
-        super().__init__(len(photos), batch_size)
+        super().__init__(len(photos), batch_size, part)
         self.normalization = normalization.to(device)
         self.augment, self.seed, self.workers, self._device = augment, seed, workers, device
         self.classes = len(photos.class_names)
         if balance == "weights":
             self.class_weights = class_weights(photos.labels, self.classes).to(device)
         members = Members.of(photos.labels) if balance == "sampler" else None
-        self._decode = DecodeStep(photos, augment, image_size, batch_size, seed, fit, members)
+        self._decode = DecodeStep(photos, augment, image_size, batch_size, seed, fit, members, part)
         self._stream: Generator[Decoded] | None = None
         self._next = -1  # the step that the stream gives next
         self._first: Decoded | None = None  # step 0, where it was looked at before training
@@ -211,25 +230,30 @@ class PhotoBatches(Batches):
             self._stream = None
 
     def _augmented(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Do what acts on the whole batch, drawn on the CPU so that it is the same on every device."""
+        """Do what acts on whole batches, drawn on the CPU so that it is the same on every device.
+
+        It is drawn for the whole batch, also where these are the images of a part of it.
+        """
         augment, random = self.augment, Place(self.seed, 0, step).random(BATCH)
-        count, height, width, _ = images.shape
+        _, height, width, _ = images.shape
+        count, places = self.batch_size, self._decode.places
         trivial = isinstance(augment, ResizedCrop) and augment.trivial
         if augment.flip and not trivial:
-            flips = self._to_device(random.random(count) < 0.5)
+            flips = self._to_device((random.random(count) < 0.5)[places])
             images = torch.where(flips[:, None, None, None], images.flip(2), images)
         if isinstance(augment, ScaleCrop) and augment.colour:
-            images = pca_colour(images, self._to_device(random.normal(0, augment.colour, (count, 3))))
+            drawn = random.normal(0, augment.colour, (count, 3))[places]
+            images = pca_colour(images, self._to_device(drawn))
         images = self.normalization.apply(images).permute(0, 3, 1, 2)
         if isinstance(augment, ScaleCrop):
             return images, labels
         if augment.erase:
-            boxes = draw_erasing(random, count, augment.erase, height, width)
+            boxes = draw_erasing(random, count, augment.erase, height, width)[places]
             images = erase(images, self._to_device(boxes)).contiguous(memory_format=torch.channels_last)
         if augment.mixup or augment.cutmix:
             mix = draw_mix(random, augment.mixup, augment.cutmix, height, width)
-            return apply_mix(images, labels, self.classes, mix)
-        return images, labels
+            images, labels = apply_mix(images, labels, self.classes, mix)
+        return images[self._decode.extra :], labels[self._decode.extra :]
 
     def _to_device(self, drawn: NDArray[Any]) -> Tensor:
         found = torch.from_numpy(drawn)

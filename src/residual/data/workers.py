@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, ResidualError
+from ..runtime.launch import on_this_machine
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -85,7 +86,8 @@ def default_workers(images: int, device: torch.device) -> int:
     """Return how many processes should decode: none for a few images, few where the network needs the CPU."""
     if images < FEW:
         return 0
-    return max(1, min(8, cores() - 1)) if device.type != "cpu" else max(1, min(2, cores() // 2))
+    own = cores() // on_this_machine()[1]
+    return max(1, min(8, own - 1)) if device.type != "cpu" else max(1, min(2, own // 2))
 
 
 def cores() -> int:

@@ -11,9 +11,12 @@ from torch.nn import functional as F
 
 from ..data.dataset import Split
 from ..data.preprocessing import Preprocessing
+from ..data.sampler import bounds
 from ..errors import CheckpointError, DataError
 from ..models.fold import optimize_for_inference
 from ..models.network import Network
+from ..runtime import ranks
+from ..runtime.launch import ALONE, Part
 from .metrics import Calibration, wilson_interval
 
 BATCH_SIZE = 250
@@ -73,6 +76,19 @@ class Accumulator:
         self._calibration.add(confidence[:, 0], best[:, 0] == labels)
         self._confusion.index_put_((labels, best[:, 0]), torch.tensor(1), accumulate=True)
 
+    def sum_over_ranks(self) -> None:
+        """Add up what all ranks have seen, so that each has all of it."""
+        own = torch.zeros(0, 0) if self._confusion is None else self._confusion
+        classes = max(ranks.gathered(len(own)))
+        own = own if len(own) else torch.zeros(classes, classes)  # a rank may have seen no image
+        counts = torch.tensor([self._images, self._not_finite, self._top5, self._loss], dtype=torch.float64)
+        parts = [counts, self._calibration.sums.flatten(), own.double().flatten()]
+        sums = ranks.sum_over_ranks(torch.cat(parts))
+        counts, calibration, confusion = torch.split(sums, [len(part) for part in parts])
+        self._images, self._not_finite, self._top5 = (int(count) for count in counts[:3])
+        self._loss, self._calibration.sums = float(counts[3]), calibration.view(2, -1)
+        self._confusion = confusion.view(classes, classes).long() if classes else None
+
     def result(self) -> Evaluation:
         """Return the figures of all images so far.
 
@@ -110,11 +126,13 @@ def evaluate_split(
     preprocessing: Preprocessing,
     device: torch.device,
     progress: Callable[[int], None] = lambda _done: None,
+    part: Part = ALONE,
 ) -> Evaluation:
     """Evaluate the single view of each original image (section 4.2).
 
     The network is put into evaluation mode and back; `split` holds uint8 images [N, H, W, 3]. `progress` is
-    called with the number of images done.
+    called with the number of images done. `part` is (rank, ranks) where several ranks evaluate together: each
+    takes its share of the batches, so that every image counts once, and all return the same figures.
 
     Raises:
         CheckpointError: a logit is not finite.
@@ -124,10 +142,14 @@ def evaluate_split(
     ready = optimize_for_inference(network) if isinstance(network, Network) else network
     preprocessing = preprocessing.to(device)
     figures = Accumulator()
-    for start in range(0, len(split), BATCH_SIZE):
-        part = slice(start, start + BATCH_SIZE)
-        images = preprocessing.apply(split.images[part].to(device))
-        figures.add(ready(images.permute(0, 3, 1, 2)).float(), split.labels[part])
-        progress(start + len(images))
+    starts = range(0, len(split), BATCH_SIZE)
+    own = slice(*bounds(len(starts), part[1])[part[0]])
+    for number, start in enumerate(starts[own], start=1):
+        batch = slice(start, start + BATCH_SIZE)
+        images = preprocessing.apply(split.images[batch].to(device))
+        figures.add(ready(images.permute(0, 3, 1, 2)).float(), split.labels[batch])
+        progress(min(len(split), number * part[1] * BATCH_SIZE))
     network.train(was_training)
+    if part != ALONE:
+        figures.sum_over_ranks()
     return figures.result()

@@ -26,14 +26,13 @@ class Calibration:
     """Sums up confidences, the probabilities of the predicted classes, and how often they were right."""
 
     def __init__(self) -> None:
-        self._confidence = torch.zeros(BINS, dtype=torch.float64)
-        self._right = torch.zeros(BINS, dtype=torch.float64)
+        self.sums = torch.zeros(2, BINS, dtype=torch.float64)  # of the confidences, and of what was right
 
     def add(self, confidence: Tensor, right: Tensor) -> None:
         """Add a batch of confidences [B], float64 from 0 to 1, and whether each prediction was right [B]."""
         bins = (confidence * BINS).ceil().long().sub(1).clamp(0, BINS - 1)  # (0, 1/15], (1/15, 2/15], ...
-        self._confidence.index_add_(0, bins, confidence)
-        self._right.index_add_(0, bins, right.double())
+        self.sums[0].index_add_(0, bins, confidence)
+        self.sums[1].index_add_(0, bins, right.double())
 
     def error(self, images: int) -> float:
         """Return the expected calibration error of all images, in percent.
@@ -41,4 +40,4 @@ class Calibration:
         It is the mean difference between confidence and accuracy in bins of equal width, weighted by their
         images: Guo et al., "On Calibration of Modern Neural Networks" (2017).
         """
-        return 100 * float((self._confidence - self._right).abs().sum()) / images
+        return 100 * float((self.sums[0] - self.sums[1]).abs().sum()) / images

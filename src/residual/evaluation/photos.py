@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,12 @@ from torch import Tensor, nn
 from ..data.decode import BadImageError
 from ..data.photos import Photos
 from ..data.preprocessing import Preprocessing
+from ..data.sampler import bounds
 from ..data.workers import in_batches, map_in_workers
 from ..models.fold import optimize_for_inference
 from ..models.network import Network
+from ..runtime import ranks
+from ..runtime.launch import ALONE, Part
 from .classification import Accumulator, Evaluation
 from .predictions import Recorder
 from .protocols import Protocol, make_protocol
@@ -30,6 +34,7 @@ def evaluate_photos(
     workers: int = 0,
     protocol: str = "one-crop",
     recorder: Recorder | None = None,
+    part: Part = ALONE,
 ) -> Evaluation:
     """Evaluate a network on photographs, each once and in their order, by a protocol of section 4.1.
 
@@ -46,6 +51,8 @@ def evaluate_photos(
         workers: processes that decode; with 0 this one does.
         protocol: "one-crop", "ten-crop" or "multi-scale".
         recorder: keeps the logits.
+        part: (rank, ranks) where several ranks evaluate together, each its share of the photographs; all
+            return the same figures, and the recorder of each has all logits.
 
     Raises:
         BadImageError: an image cannot be decoded, and bad images are not skipped.
@@ -60,9 +67,10 @@ def evaluate_photos(
     ready = optimize_for_inference(network) if isinstance(network, Network) else network
     on_device = replace(test, preprocessing=preprocessing.to(device))
     figures, skipped, done = Accumulator(), [], 0
+    own = range(*bounds(len(photos), part[1])[part[0]])
     try:
         watching = nullcontext() if recorder is None else recorder.watching(ready)
-        with watching, closing(_decoded(test, photos, workers)) as decoded:
+        with watching, closing(_decoded(test, photos, own, workers)) as decoded:
             for batch in in_batches(decoded, test.images_at_once):
                 good = [item for item in batch if not item.problem]
                 skipped += [photos.files[item.index] for item in batch if item.problem]
@@ -73,9 +81,14 @@ def evaluate_photos(
                     if recorder is not None:
                         recorder.add(indices, logits)
                 done += len(batch)
-                progress(done)
+                progress(min(len(photos), done * part[1]))
     finally:
         network.train(was_training)
+    if part != ALONE:
+        figures.sum_over_ranks()
+        skipped = list(chain.from_iterable(ranks.gathered(skipped)))
+        if recorder is not None:
+            recorder.gather()
     return replace(figures.result(), skipped=tuple(skipped), notes=test.notes)
 
 
@@ -108,9 +121,9 @@ class _Load:
             return _Decoded(index, [], str(error))
 
 
-def _decoded(protocol: Protocol, photos: Photos, workers: int) -> Generator[_Decoded, None, None]:
+def _decoded(protocol: Protocol, photos: Photos, own: range, workers: int) -> Generator[_Decoded, None, None]:
     size = AHEAD if photos.source is not None else 1
-    parts = [range(first, min(first + size, len(photos))) for first in range(0, len(photos), size)]
+    parts = [own[first : first + size] for first in range(0, len(own), size)]
     with closing(map_in_workers(_Load(protocol, photos), parts, workers)) as decoded:
         for part in decoded:
             yield from part

@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from ..data.photos import Photos
 from ..models.resnet import ResNet
+from ..runtime import ranks
 
 LARGEST = 200_000_000  # bytes of logits that are kept: 50,000 images of 1,000 classes
 
@@ -59,6 +61,12 @@ class Recorder:
         """Add a batch: indices of photographs and their logits [B, classes]."""
         self._indices += indices
         self._logits.append(logits.to("cpu", torch.float32))
+
+    def gather(self) -> None:
+        """Give each rank what all ranks have added, in the order of the ranks."""
+        found = ranks.gathered((self._indices, self._logits, self._features))
+        for name, lists in zip(("_indices", "_logits", "_features"), zip(*found, strict=True), strict=True):
+            setattr(self, name, list(chain.from_iterable(lists)))
 
     def predictions(self) -> Predictions:
         """Return all that was added."""

@@ -31,7 +31,7 @@ def bn_relu(bn: nn.Module, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
     The fused path is used for training on a CPU in float32 and channels-last memory. In the other layout
     BN itself is the slower part, and on a GPU the compiler fuses better.
     """
-    if isinstance(bn, nn.BatchNorm2d) and _fusible(bn, x):
+    if type(bn) is nn.BatchNorm2d and _fusible(bn, x):  # one that synchronises ranks is a subclass
         if bn.track_running_stats and bn.num_batches_tracked is not None:
             bn.num_batches_tracked.add_(1)
         mean, var = (bn.running_mean, bn.running_var) if bn.track_running_stats else (None, None)

@@ -105,6 +105,7 @@ class Recipe(Section):
     stop_after: Whole = Field(0, ge=0)
     batch_size: Whole = Field(128, ge=1)
     bn_groups: Whole = Field(1, ge=1, description="parts of a batch that BN sees apart")
+    sync_bn: Flag = Field(False, description="of several processes: BN sees the whole batch")
     validation: CountOrShare = Field(0, description="training images set apart; below 1: their share")
     early_stop: Whole = Field(0, ge=0, description="evaluations without a lower validation error; 0: never")
     time: Number = Field(0.0, ge=0, description="seconds that the schedule is fitted to; 0: iterations count")
@@ -135,6 +136,8 @@ class Recipe(Section):
             raise UsageError(f"bn_groups must be at most the batch_size of {self.batch_size}")
         if self.bn_groups > 1 and self.compile:
             raise UsageError("compile and bn_groups cannot be combined: leave one out")
+        if self.bn_groups > 1 and self.sync_bn:
+            raise UsageError("bn_groups has BN see parts of a batch, sync_bn the whole: leave one out")
         if self.schedule.shape == "plateau" and not self.validation:
             raise UsageError("schedule.shape = plateau needs a validation set: set --validation")
         if self.optimizer.nesterov and not self.optimizer.momentum:

@@ -1,6 +1,7 @@
 """CPU time of this process and of all others, so that a run can tell whether it was disturbed."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -30,6 +31,12 @@ class CpuTime:
     def others_share(self) -> float:
         """The share of all cores that other processes kept busy, 0 to 1."""
         return self.others / max(self.elapsed * (psutil.cpu_count() or 1), 1e-9)
+
+
+def of_ranks(found: Sequence[CpuTime]) -> CpuTime:
+    """Return the CPU time of a run of several processes on one machine, of which the first is measured."""
+    first, rest = found[0], sum(time.own for time in found[1:])
+    return CpuTime(first.elapsed, first.own + rest, max(first.others - rest, 0.0))
 
 
 class CpuMeter:

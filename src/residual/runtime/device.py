@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import UsageError
+from .launch import on_this_machine, started_as
 
 # read once, at a process's first matrix product on CUDA; without it deterministic ones are refused
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -85,12 +86,15 @@ def available_devices() -> list[str]:
 def resolve_device(name: str | None = None) -> torch.device:
     """Return the device of that name; by default CUDA where it is available, else the CPU.
 
+    Of several processes on a machine each has a GPU of its own.
     MPS is untested, so it is used only on request.
 
     Raises:
         UsageError: there is no such device here.
     """
     devices = available_devices()
+    if started_as()[1] > 1 and name in (None, "cuda") and "cuda" in devices:
+        name = f"cuda:{on_this_machine()[0]}"
     if name is not None and name not in devices:
         raise UsageError(f"no device '{name}' here; there is: {', '.join(devices)}")
     return torch.device(name or ("cuda" if "cuda" in devices else "cpu"))

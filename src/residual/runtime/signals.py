@@ -1,5 +1,6 @@
 """Handling of SIGTERM and SIGINT: at once, or after the current step."""
 
+import _thread
 import signal
 import threading
 import time
@@ -65,6 +66,11 @@ class StopSignals:
             self._deferred = outer
         if self.number is not None and not outer:
             raise Interrupted(self.number)
+
+    def send(self) -> None:
+        """Do what SIGTERM does, from another thread and on Windows too, unless a signal came before."""
+        if self.number is None:
+            _thread.interrupt_main(signal.SIGTERM)
 
     def _arrived(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()

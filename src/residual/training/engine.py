@@ -13,6 +13,7 @@ from ..data.augment import shrink
 from ..data.loader import Batches, TrainBatches
 from ..errors import CheckpointError, NonFiniteLossError
 from ..recipes.schema import Recipe
+from ..runtime import ranks
 from ..runtime.device import synchronize
 from ..zoo.model_folder import check_weights
 from .checkpoint import check_keys
@@ -21,6 +22,7 @@ from .ema import copy_for_average, decay_over, has_average, steps_to_average, up
 from .guard import Guard
 from .metrics import Window
 from .optim import body_parameters, make_optimizer, set_learning_rate
+from .parallel import Parallel
 from .schedule import (
     ScheduleState,
     after_evaluation,
@@ -31,6 +33,7 @@ from .schedule import (
     warming_up,
 )
 from .step import train_step
+from .sync_bn import synchronise
 
 STRETCH = 500  # steps whose batches and learning rates are put on the device at a time
 KINDS: Mapping[str, type | tuple[type, ...]] = {
@@ -64,8 +67,14 @@ class Engine:
         self._body = body_parameters(network) if settings.frozen else []
         # a graph has one rate and one backward pass
         uniform = settings.body_rate == 1 and not settings.frozen
-        self.captured = recipe.capture and in_memory and uniform and can_capture(self.device)
+        alone = ranks.count() == 1
+        self.captured = recipe.capture and in_memory and uniform and alone and can_capture(self.device)
+        self._groups = max(1, recipe.bn_groups // ranks.count())
+        if recipe.sync_bn:
+            synchronise(network)
         self._forward = cast(nn.Module, torch.compile(network)) if recipe.compile else network
+        self._parallel: Parallel | None = None
+        self._parallel_frozen = False  # whether it was made while the body was frozen
         self._device_steps: DeviceSteps | None = None
         self._captured_early = False  # whether its graph takes the size of early batches
         self._loaded_schedule = self.schedule  # of which the tables on the device hold the rates
@@ -115,12 +124,21 @@ class Engine:
             images = shrink(images, self.recipe.augment.early_size)
         if not self.recipe.channels_last:
             images = images.contiguous()
-        recipe = self.recipe
-        how = (recipe.precision, recipe.label_smoothing, self.batches.class_weights, recipe.bn_groups)
-        loss, logits = train_step(self._forward, self.optimizer, self.guard, (images, labels), step, *how)
+        recipe, share = self.recipe, len(images) / self.batches.batch_size
+        how = (recipe.precision, recipe.label_smoothing, self.batches.class_weights, self._groups, share)
+        network = self._forward if ranks.count() == 1 else self._with_ranks()
+        with ranks.explained():
+            loss, logits = train_step(network, self.optimizer, self.guard, (images, labels), step, *how)
         self.window.add(loss, logits, labels)
         if self.warming_up:
             self.warmup_window.add(loss, logits, labels)
+
+    def _with_ranks(self) -> Parallel:
+        """Return the network of all ranks, made anew when the body is no longer frozen."""
+        frozen = self.step < self.recipe.optimizer.frozen
+        if self._parallel is None or self._parallel_frozen != frozen:
+            self._parallel, self._parallel_frozen = Parallel(self._forward, self.device), frozen
+        return self._parallel
 
     def _average(self) -> None:
         """Update the average of the weights if that is due; the first update copies them."""
@@ -195,14 +213,17 @@ class Engine:
             )
 
     def state(self) -> dict[str, Any]:
-        """Return all that `restore` needs; batches follow from the recipe's seed and the step."""
+        """Return all that `restore` needs; batches follow from the recipe's seed and the step.
+
+        Every rank calls it, and the first one's is what is saved.
+        """
         average = {} if self.average is None else {"average": self.average.state_dict()}
         return {
             "step": self.step,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "window": self.window.sums,
-            "warmup_window": self.warmup_window.sums,
+            "window": self.window.state(),
+            "warmup_window": self.warmup_window.state(),
             "schedule": self.schedule.as_dict(),
             **average,
         }
@@ -215,10 +236,10 @@ class Engine:
         """
         check_keys(state, KINDS, source)
         for name, window in (("window", self.window), ("warmup_window", self.warmup_window)):
-            if state[name].shape != window.sums.shape:
-                shape, expected = list(state[name].shape), list(window.sums.shape)
-                raise CheckpointError(f"{source} does not fit: {name} has the shape {shape}, not {expected}")
-            window.sums.copy_(state[name])
+            try:
+                window.restore(state[name])
+            except ValueError as error:
+                raise CheckpointError(f"{source} does not fit: {name} has {error}") from error
         try:
             self.schedule = ScheduleState.from_dict(state["schedule"])
         except (TypeError, ValueError) as error:

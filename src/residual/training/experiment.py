@@ -17,24 +17,37 @@ from ..errors import RunError, UsageError
 from ..evaluation.classification import Evaluation
 from ..recipes.schema import Recipe, differences
 from ..runtime import device as devices
-from ..runtime.files import found as is_found
+from ..runtime import ranks
+from ..runtime.launch import started_as
 from ..runtime.progress import Reporter
 from ..runtime.signals import Interrupted, stop_signals
 from .continued import Continued
 from .engine import Engine
 from .find_rate import plot, range_test
 from .finish import evaluate_trained, write
+from .followed_run import check_new, run_of_rank
 from .loggers.logger import check_loggers
 from .loggers.tracker import Tracker
 from .memory import memory_explained
+from .parallel import average_statistics
 from .photo_report import write_first_batch
 from .prepare import Prepared, prepare
-from .resumed import check_images, check_own, other_versions, recorded_data_dir, recorded_start
+from .resumed import (
+    check_images,
+    check_own,
+    device_of,
+    other_ranks,
+    other_versions,
+    recorded_data_dir,
+    recorded_start,
+    threads_of,
+)
 from .run_folder import Run
 from .run_state import go_back
-from .starting_weights import AUTO, find_imagenet_weights
+from .starting_weights import with_weights
 from .time_fit import Pace, pace_of
-from .trainer import Trained, Trainer
+from .trained import Trained
+from .trainer import Trainer
 from .training_data import Reading
 
 
@@ -101,8 +114,7 @@ def train(
         began: `time.perf_counter()` when the recipe's `time` began to count; by default at this call. The
             schedule is fitted to the speed as measured, so two such runs, or one that is resumed, differ;
             only a resume from a checkpoint of the last twentieth is exact.
-        quiet: show no progress.
-        reporter: shows progress in place of the default one.
+        quiet, reporter: show no progress; show it in place of the default one.
 
     Raises:
         ResidualError: one of its kinds, each with a message of one line; nothing is written before the
@@ -110,31 +122,28 @@ def train(
     """
     if not isinstance(recipe, Recipe):
         raise UsageError(f"train takes a recipe, such as get_recipe('paper', 'resnet20'), not {recipe!r:.80}")
-    if output is not None and is_found(Path(output).exists):
-        raise RunError(f"{output} exists already: a run is never overwritten")
     loggers = check_loggers(logger)
     began = time.perf_counter() if began is None else began
-    reporter = reporter or Reporter(not quiet)
+    reporter = reporter or Reporter(not quiet and started_as()[0] == 0)
     own = _as_dataset(dataset, test)
-    with reporter, memory_explained(recipe):
-        recipe = _with_weights(recipe, continued, reporter)
+    with ranks.joined(), reporter, memory_explained(recipe):
+        ranks.from_first(lambda: check_new(output))
+        recipe = with_weights(recipe, continued, reporter)
         what: dict[str, Any] = {"data_dir": data_dir, "device": device, "dataset": own, "network": network}
-        what |= {"reading": Reading(workers, cache, on_bad_image, group), "fit_memory": fit_memory}
-        new = None if continued is None else add_classes
-        prepared = prepare(recipe, **what, add_classes=new, reporter=reporter)
-        if continued is not None:
-            prepared = _measure_former(prepared, reporter)
+        what |= {"reading": Reading(workers, cache, on_bad_image, group), "reporter": reporter}
+        what |= {"fit_memory": fit_memory, "add_classes": None if continued is None else add_classes}
+        prepared = prepare(recipe, **what)
+        prepared = prepared if continued is None else _measure_former(prepared, reporter)
         found = range_test(prepared, reporter) if find_rate else None
         if found is not None:
-            changed = prepared.recipe.replace({"optimizer.learning_rate": found.rate})
-            prepared = replace(prepared, recipe=changed)
+            prepared = prepared.changed({"optimizer.learning_rate": found.rate})
         pace = pace_of(prepared, began)
-    recipe = prepared.recipe
-    run = Run.create(None if output is None else Path(output), recipe, prepared.facts(data_dir))
-    with run.locked(), memory_explained(recipe):
-        if found is not None:
-            plot(found, run.find_rate)
-        return _run(run, prepared, reporter, pace, loggers)
+        place, facts = None if output is None else Path(output), prepared.facts(data_dir)
+        run = run_of_rank(ranks.from_first(lambda: Run.create(place, prepared.recipe, facts).path))
+        with run.locked():
+            if found is not None:
+                plot(found, run.find_rate)
+            return _run(run, prepared, reporter, pace, loggers)
 
 
 def resume(
@@ -164,7 +173,7 @@ def resume(
     Raises:
         ResidualError: as `train`; also if the recipe was changed or the checkpoint does not fit.
     """
-    run, loggers = Run.open(Path(path)), check_loggers(logger)
+    run, loggers = run_of_rank(Run.open(Path(path)).path), check_loggers(logger)
     changed = differences(run.recipe, recipe) if recipe is not None else []
     if changed:
         raise RunError(f"{path} cannot be resumed with another recipe: {'; '.join(changed)}")
@@ -174,13 +183,13 @@ def resume(
     check_own(run, began, dataset, network)
     started = time.perf_counter()
     data_dir = data_dir or recorded_data_dir(run.recipe, began)
-    reporter = reporter or Reporter(not quiet)
+    reporter = reporter or Reporter(not quiet and started_as()[0] == 0)
     explained = memory_explained(run.recipe)
-    with devices.cpu_threads(began["hardware"]["threads"]), reporter, explained:
+    with ranks.joined(), devices.cpu_threads(threads_of(began)), reporter, explained:
         prepared = prepare(
             run.recipe,
             data_dir=data_dir,
-            device=device or began["hardware"]["device"],
+            device=device or device_of(began),
             dataset=_as_dataset(dataset, test),
             network=network,
             precision=began.get("precision"),
@@ -192,20 +201,9 @@ def resume(
             prepared = replace(prepared, continued=Continued.of_run(began["continued"]))
         check_images(run, began, prepared)
         facts = prepared.facts(data_dir)
-        facts["notes"] = other_versions(began, facts)
+        facts["notes"] = other_versions(began, facts) + other_ranks(began)
         with run.locked():
             return _run(run, prepared, reporter, pace_of(prepared, started), loggers, facts)
-
-
-def _with_weights(recipe: Recipe, continued: str | Path | None, reporter: Reporter) -> Recipe:
-    """Return the recipe with the weights that are meant by "auto", or by the run to go on from."""
-    if continued is not None:
-        return recipe.replace({"weights": str(continued)})
-    if recipe.weights != AUTO:
-        return recipe
-    weights, reason = find_imagenet_weights(recipe)
-    reporter.say(reason if weights else f"from scratch: {reason}")
-    return recipe.replace({"weights": weights})
 
 
 def _measure_former(prepared: Prepared, reporter: Reporter) -> Prepared:
@@ -242,7 +240,7 @@ def _run(
     trainer = Trainer(engine, run, reporter, _evaluations(prepared, reporter), pace)
     with reporter, devices.cuda_settings(prepared.recipe.deterministic), stop_signals.handled():
         try:
-            with Tracker(run, loggers, reporter) as tracker:
+            with Tracker(run, loggers if ranks.is_first() else (), reporter) as tracker:
                 _begin(trainer, prepared, resumed)
                 tracker.begin()
                 trained = _train(trainer, prepared)
@@ -265,7 +263,8 @@ def _begin(trainer: Trainer, prepared: Prepared, resumed: dict[str, Any] | None)
         for note in resumed["notes"]:
             reporter.say(note)
     else:
-        write_first_batch(run, prepared, reporter)
+        if ranks.is_first():
+            write_first_batch(run, prepared, reporter)
         if prepared.own_network is not None or prepared.start is not None:
             trainer.save()  # the initial weights follow from no seed
         if prepared.start is not None:
@@ -280,6 +279,7 @@ def _train(trainer: Trainer, prepared: Prepared) -> Trained:
     trained, batches = trainer.fit(), prepared.data.batches
     if prepared.recipe.recompute_batchnorm:
         update_bn((batches[step] for step in range(-(-batches.size // batches.batch_size))), trained.network)
+        average_statistics(trained.network)
     return trained
 
 

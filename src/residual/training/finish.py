@@ -9,6 +9,7 @@ from ..data.photos import Photos
 from ..errors import CheckpointError, RunError
 from ..evaluation.classification import Evaluation
 from ..recipes.catalog import recipe_label
+from ..runtime import ranks
 from ..runtime.cpu_time import DISTURBED
 from ..runtime.progress import Reporter
 from ..zoo.hub import is_hub_name, repository
@@ -19,7 +20,8 @@ from .checkpoint import evaluated_weights, load_checkpoint
 from .photo_report import Examined, examine, recorder_for, write_report
 from .prepare import Prepared
 from .run_folder import Run
-from .trainer import Trained
+from .run_state import bad_images
+from .trained import Trained
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,9 @@ def evaluate_trained(prepared: Prepared, trained: Trained, reporter: Reporter) -
     former, names = prepared.continued, prepared.data.dataset.class_names
     change = former.change(names, found) if former else None
     best, examined = _evaluate_best(prepared, trained, reporter), None
-    if recorder is not None:
+    if recorder is not None and ranks.is_first():
         examined = examine(prepared, trained.network, recorder.predictions(), reporter)
-    elif isinstance(test, Photos):
+    elif recorder is None and isinstance(test, Photos):
         reporter.say("note: too many test images and classes for a report, so there is none")
     return Evaluated(trained, found, best, change, examined)
 
@@ -57,7 +59,8 @@ def _evaluate_best(prepared: Prepared, trained: Trained, reporter: Reporter) -> 
     if trained.best is None or trained.best_checkpoint is None:
         return None
     try:
-        state = load_checkpoint(trained.best_checkpoint)
+        path = trained.best_checkpoint
+        state = ranks.from_first(lambda: load_checkpoint(path))
     except CheckpointError as error:  # the run itself is good
         reporter.say(f"warning: {error}; the result names no best step")
         return None
@@ -69,12 +72,16 @@ def _evaluate_best(prepared: Prepared, trained: Trained, reporter: Reporter) -> 
 def write(run: Run, prepared: Prepared, evaluated: Evaluated) -> dict[str, Any]:
     """Write model folder, curves, report and, last of all, the result, whose figures are returned.
 
+    Of several ranks only the first writes them.
+
     Raises:
         RunError: one of them cannot be written; the message says how to go on.
     """
     from .curves import plot_runs  # loads matplotlib, which nothing before needs
 
     figures = _figures(prepared, evaluated)
+    if not ranks.is_first():
+        return figures
     try:
         digest = _write_model(run, prepared, evaluated, Measured.of(figures))
     except OSError as error:
@@ -146,7 +153,7 @@ def _figures(prepared: Prepared, evaluated: Evaluated) -> dict[str, Any]:
         "top5_error": test.top5_error,
         "loss": test.loss,
         "images": test.images,
-        "skipped": [*sorted(prepared.data.batches.bad), *test.skipped],
+        "skipped": [*sorted(bad_images(prepared.data.batches)), *test.skipped],
         "training_error": trained.training_error,
         "validation_best": evaluated.validation_best,
         "seconds": round(trained.seconds, 3),

@@ -6,8 +6,7 @@ so there two small parts are measured, and what fits is calculated.
 """
 
 import copy
-import gc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
@@ -18,6 +17,8 @@ from ..errors import RunError
 from ..models.network import Network
 from ..recipes.schema import Recipe
 from ..runtime import device as devices
+from ..runtime import ranks
+from ..runtime.launch import on_this_machine
 from ..runtime.memory import free_memory
 from ..runtime.progress import Reporter
 from .ema import copy_for_average
@@ -55,18 +56,17 @@ def parts_that_fit(
     batches: Batches,
     precision: str,
     reporter: Reporter,
-    processes: int = 1,
 ) -> Recipe:
     """Return the recipe with the lowest `bn_groups`, from its own on by doubling, with which a step fits.
+
+    Of several ranks each computes its share of the batch, in as many parts as the one with least room needs.
 
     Args:
         recipe: keeps its batch, learning rate and schedule.
         network: on its device; it stays as it is.
-        batches: the images.
+        batches: the images, of several ranks this one's share.
         precision: resolved.
         reporter: is told what was found.
-        processes: among which each batch is divided; the parts are those of one process. On a CPU they share
-            the memory.
 
     Raises:
         RunError: a single image does not fit.
@@ -75,12 +75,13 @@ def parts_that_fit(
     settings = devices.cuda_settings(recipe.deterministic)
     random = torch.random.fork_rng([batches.device] if batches.device.type == "cuda" else [])
     with settings, random, reporter.working("finding what fits into the memory"):
-        trials = _Trials(recipe, network, batches, precision, processes)
+        trials = _Trials(recipe, network, batches, precision)
         fit = trials.measured() if batches.device.type == "cpu" else trials.tried()
         del trials
         _release(batches.device)
+    fit = replace(fit, parts=max(ranks.gathered(fit.parts)))
     reporter.say(str(fit))
-    return recipe.replace({"bn_groups": fit.parts})
+    return recipe.replace({"bn_groups": fit.parts * ranks.count()}) if fit.parts > 1 else recipe
 
 
 class _Trials:
@@ -89,16 +90,15 @@ class _Trials:
     All that a run holds is held here, and one copy of the weights more.
     """
 
-    def __init__(
-        self, recipe: Recipe, network: nn.Module, batches: Batches, precision: str, processes: int
-    ) -> None:
-        self.recipe, self.device, self.processes = recipe, batches.device, processes
-        self.share = -(-recipe.batch_size // processes)
+    def __init__(self, recipe: Recipe, network: nn.Module, batches: Batches, precision: str) -> None:
+        self.device = batches.device
+        self.fewest = max(1, recipe.bn_groups // ranks.count())
         self.network = copy.deepcopy(network).train()
         self.average = copy_for_average(network) if recipe.ema.span else None
         self.optimizer = make_optimizer(self.network, recipe.optimizer)
         self.guard = Guard(self.optimizer, self.device)
         self.images, self.targets = batches[0]
+        self.share = len(self.images)
         if not recipe.channels_last:
             self.images = self.images.contiguous()
         self.how = (precision, recipe.label_smoothing, batches.class_weights)
@@ -111,7 +111,7 @@ class _Trials:
 
     def tried(self) -> Fit:
         """Try parts, the largest first, until the device has the memory for one and the next."""
-        parts, free, before = self.recipe.bn_groups, free_memory(self.device), _allocated(self.device)
+        parts, free, before = self.fewest, free_memory(self.device), _allocated(self.device)
         while not self._fits(parts):
             _release(self.device)
             parts = self._more(parts, "more than is there", free)
@@ -140,7 +140,7 @@ class _Trials:
         slope = (taken[-1] - taken[0]) / (sizes[-1] - sizes[0]) if len(sizes) > 1 else taken[0] / sizes[0]
         constant = max(0.0, taken[0] - slope * sizes[0])
         _release(self.device)
-        parts, free = self.recipe.bn_groups, free_memory(self.device) / self.processes
+        parts, free = self.fewest, free_memory(self.device) / on_this_machine()[1]
         while (need := constant + slope * -(-self.share // parts)) > SHARE * free:
             parts = self._more(parts, f"about {_gib(need)} GiB", free)
         return Fit(self.share, parts, constant + slope * self.share, free)
@@ -192,7 +192,6 @@ def _forget_peak(device: torch.device) -> None:
 
 def _release(device: torch.device) -> None:
     """Give memory that is kept for later back."""
-    gc.collect()
     if device.type == "cpu":
         devices.release_memory()
     elif device.type == "cuda":

@@ -4,7 +4,6 @@ One of these small networks does not fill a GPU. Each run has a process of its o
 checkpoints work as in a single run.
 """
 
-import _thread
 import ctypes
 import os
 import shutil
@@ -195,8 +194,7 @@ def _watch(lifeline: Connection) -> None:
     """Stop this process as SIGTERM would, on Windows too, once its parent closes the lifeline or dies."""
     with suppress(EOFError, OSError):
         lifeline.recv()
-    if stop_signals.number is None:  # a signal to the whole process group came first
-        _thread.interrupt_main(signal.SIGTERM)
+    stop_signals.send()  # unless a signal to the whole process group came first
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .ranks import sum_over_ranks
+from ..runtime import ranks
 
 
 class Window:
@@ -27,12 +27,35 @@ class Window:
         self.sums += torch.stack([loss * len(labels), wrong.to(loss.dtype), count])
 
     def read(self) -> tuple[float, float]:
-        """Return the mean loss and the error in percent, and start a new window."""
-        means = self.peek()
+        """Return the mean loss and the error in percent, of all ranks, and start a new window."""
+        means = _means(ranks.sum_over_ranks(self.sums))
         self.sums.zero_()
         return means
 
     def peek(self) -> tuple[float, float]:
-        """Return the mean loss and the error in percent so far."""
-        loss, wrong, count = sum_over_ranks(self.sums).tolist()
-        return loss / max(count, 1), 100 * wrong / max(count, 1)
+        """Return the mean loss and the error in percent so far, of this rank."""
+        return _means(self.sums)
+
+    def state(self) -> Tensor:
+        """Return the sums [3], of several ranks those of each [ranks, 3], so that a resume is bit-exact."""
+        return self.sums if ranks.count() == 1 else torch.stack(ranks.gathered(self.sums))
+
+    def restore(self, state: Tensor) -> None:
+        """Go back to sums that `state` returned, perhaps on another number of ranks.
+
+        Raises:
+            ValueError: they are of another shape.
+        """
+        if state.shape[-1:] != (3,) or state.dim() > 2:
+            raise ValueError(f"the shape {list(state.shape)}, not [3]")
+        rank, count = ranks.own()
+        rows = state.reshape(-1, 3)
+        if len(rows) == count:
+            self.sums.copy_(rows[rank])
+        else:
+            self.sums.copy_(rows.sum(0) if rank == 0 else torch.zeros(3))
+
+
+def _means(sums: Tensor) -> tuple[float, float]:
+    loss, wrong, count = sums.tolist()
+    return loss / max(count, 1), 100 * wrong / max(count, 1)

@@ -19,7 +19,7 @@ from .run_folder import Run
 
 if TYPE_CHECKING:
     from ..report.outcome import Outcome
-    from .trainer import Trained
+    from .trained import Trained
 
 SAMPLE = 20_000  # training images at most whose labels are looked at
 
@@ -94,7 +94,7 @@ def _predict(
 ) -> tuple[Predictions, Evaluation]:
     recorder = Recorder(photos)
     with reporter.working(what, len(photos)) as progress:
-        found = prepared.evaluate(photos, network, progress, recorder)
+        found = prepared.evaluate(photos, network, progress, recorder, alone=True)
     return recorder.predictions(), found
 
 

@@ -1,7 +1,7 @@
 """The first stage of a run: data, batches and network, checked and put on the device; nothing is written."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from ..models.fused import rule_fuses
 from ..models.network import Network
 from ..recipes.schema import FOLDER, Recipe
 from ..runtime import device as devices
+from ..runtime import ranks
 from ..runtime.environment import environment_facts
+from ..runtime.launch import ALONE
 from ..runtime.progress import Reporter
 from ..zoo.own_network import class_path
 from .continued import Continued, check_classes
@@ -49,21 +51,29 @@ class Prepared:
     source: Network | None  # the network that had these weights, until it is needed no more
     continued: Continued | None = None  # what a run that goes on from another compares itself with
 
+    def changed(self, changes: Mapping[str, Any]) -> "Prepared":
+        """Return it with changed keys of the recipe, none of which its other parts depend on."""
+        return replace(self, recipe=self.recipe.replace(changes))
+
     def evaluate(
         self,
         split: Split | Photos,
         network: nn.Module,
         progress: Callable[[int], None] = lambda _done: None,
         recorder: Recorder | None = None,
+        alone: bool = False,
     ) -> Evaluation:
-        """Evaluate a network, such as the one in training, on a split; `recorder` is for photographs."""
+        """Evaluate a network, such as the one in training, on a split; `recorder` is for photographs.
+
+        All ranks do so together, each its share, unless one does it `alone`.
+        """
         preprocessing, device = self.data.preprocessing, self.device
+        part = ALONE if alone else ranks.own()
         if isinstance(split, Photos):
             workers = self.data.workers
-            return evaluate_photos(
-                network, split, preprocessing, device, progress, workers, recorder=recorder
-            )
-        return evaluate_split(network, split, preprocessing, device, progress)
+            how = (workers, "one-crop", recorder, part)
+            return evaluate_photos(network, split, preprocessing, device, progress, *how)
+        return evaluate_split(network, split, preprocessing, device, progress, part)
 
     def facts(self, data_dir: str | Path | None) -> dict[str, Any]:
         """Return what `environment.json` records."""
@@ -78,6 +88,7 @@ class Prepared:
             "own_network": self.own_network,
             "precision": self.precision,
             **self.data.facts,
+            **({"processes": ranks.count()} if ranks.count() > 1 else {}),
             **({"start": self.start.as_dict()} if self.start else {}),
             **({"continued": self.continued.as_dict()} if self.continued else {}),
             "denormals_flushed": self.denormals_flushed,
@@ -120,7 +131,10 @@ def prepare(
     precision = precision or devices.resolve_precision(recipe.precision, where)
     flushed = devices.prepare(where)
     own_dataset = dataset is not None and dataset.name != recipe.data
-    dataset = dataset if dataset is not None else _load(recipe, data_dir, reading, reporter)
+    _check_ranks(recipe)
+    if dataset is None:
+        with ranks.one_before_the_others():
+            dataset = _load(recipe, data_dir, reading, reporter)
     size = check_recipe(recipe, dataset)
     if isinstance(dataset, Dataset) and reading != Reading():
         raise UsageError(
@@ -130,7 +144,7 @@ def prepare(
     source = None
     if network is None:  # before the data, which may take long to prepare
         network = _create_network(recipe, len(dataset.class_names))
-        network.check_training(recipe.batch_size // recipe.bn_groups, *size)
+        network.check_training(recipe.batch_size // max(recipe.bn_groups, ranks.count()), *size)
         if recipe.weights is not None and start is None:
             source, start = _load_weights(recipe, network, dataset.class_names, add_classes)
     else:
@@ -147,6 +161,14 @@ def prepare(
     if fit_memory:
         recipe = parts_that_fit(recipe, network, data.batches, precision, reporter)
     return Prepared(recipe, data, network, own, own_dataset, where, precision, flushed, start, source)
+
+
+def _check_ranks(recipe: Recipe) -> None:
+    """Check that the groups of a batch can be shared by the ranks."""
+    if recipe.bn_groups > 1 and recipe.bn_groups % ranks.count():
+        raise UsageError(
+            f"bn_groups = {recipe.bn_groups} cannot be shared by {ranks.count()} processes: take a multiple"
+        )
 
 
 def _load_weights(

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..data.cifar import RELEASES, find
 from ..errors import RunError
 from ..recipes.schema import FOLDER, Recipe
+from ..runtime import ranks
 from .checkpoint import find_checkpoint
 from .prepare import Prepared
 from .run_folder import Run, has_own_dataset
@@ -57,6 +59,27 @@ def other_versions(began: Mapping[str, Any], facts: Mapping[str, Any]) -> list[s
     if before == now:
         return []
     return [f"warning: the run began with torch {before}, this is {now}: the last bits may differ"]
+
+
+def other_ranks(began: Mapping[str, Any]) -> list[str]:
+    """Say whether the number of processes is not the one that the run began with."""
+    before, now = began.get("processes", 1), ranks.count()
+    if before == now:
+        return []
+    return [f"the run began on {before} processes, and goes on on {now}: the same images in the same order"]
+
+
+def threads_of(began: Mapping[str, Any]) -> int:
+    """Return how many threads to compute with: as the run began, unless on another number of processes."""
+    if began.get("processes", 1) != ranks.count():
+        return torch.get_num_threads()
+    return int(began["hardware"]["threads"])
+
+
+def device_of(began: Mapping[str, Any]) -> str:
+    """Return the device that a run began on; of several ranks each has one of the same kind."""
+    name = str(began["hardware"]["device"])
+    return name.partition(":")[0] if max(ranks.count(), began.get("processes", 1)) > 1 else name
 
 
 def recorded_start(run: Run, began: Mapping[str, Any]) -> Start | None:

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ..data.loader import Batches
 from ..errors import CheckpointError, RunError
 from ..recipes.schema import differences, from_dict
+from ..runtime import ranks
 from ..runtime.cpu_time import CpuTime
 from .checkpoint import check_keys, delete_after, find_checkpoint, load_newest, step_of
 
@@ -29,9 +31,16 @@ def state_of(trainer: "Trainer") -> dict[str, Any]:
         "training_error": trainer.training_error,
         "best": trainer.best,
         "seconds": trainer.seconds,
-        "cpu_time": asdict(trainer.meter.read()),
-        "bad_images": dict(trainer.engine.batches.bad),
+        "cpu_time": asdict(trainer.cpu_time()),
+        "bad_images": bad_images(trainer.engine.batches),
     }
+
+
+def bad_images(batches: Batches) -> dict[str, str]:
+    """Return the images that any rank could not decode, with the reason, and let all ranks know them."""
+    for found in ranks.gathered(batches.bad):
+        batches.bad |= found
+    return dict(batches.bad)
 
 
 def go_back(trainer: "Trainer") -> list[str]:
@@ -46,7 +55,7 @@ def go_back(trainer: "Trainer") -> list[str]:
         RunError: the recipe is not the one that the checkpoint was trained with.
     """
     run = trainer.run
-    path, state, faults = load_newest(run.checkpoints)
+    path, state, faults = ranks.from_first(lambda: load_newest(run.checkpoints))
     notes = [f"warning: {fault}; going back to {path}" for fault in faults]
     if path is not None:
         check_keys(state, KINDS, str(path))
@@ -56,14 +65,15 @@ def go_back(trainer: "Trainer") -> list[str]:
         _restore(trainer, state, str(path))
     else:
         notes.append(f"no checkpoint in {run.checkpoints}: training begins anew at step 0")
-    delete_after(run.checkpoints, trainer.step)
+    if ranks.is_first():
+        delete_after(run.checkpoints, trainer.step)
     run.forget_after(trainer.step)
     return notes + _check_best(trainer)
 
 
 def _check_best(trainer: "Trainer") -> list[str]:
     """Choose the best anew if its weights are gone, so that its figures always belong to its weights."""
-    path, best = find_checkpoint(trainer.run.checkpoints, "best"), trainer.best
+    path, best = ranks.from_first(lambda: find_checkpoint(trainer.run.checkpoints, "best")), trainer.best
     if best is None or (path is not None and step_of(path) == best["step"]):
         return []
     trainer.best = None
@@ -81,7 +91,7 @@ def _restore(trainer: "Trainer", state: Mapping[str, Any], source: str) -> None:
         check_keys(state, {"spent": (int, float)}, source)
         trainer.pace.earlier = state["spent"]
     try:  # early checkpoints have neither
-        trainer.meter.total = CpuTime(**state.get("cpu_time", {}))
+        trainer.meter.total = CpuTime(**state.get("cpu_time", {}) if ranks.is_first() else {})
         engine.batches.bad |= state.get("bad_images", {})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source} does not fit: its 'cpu_time' or 'bad_images': {error}") from error

@@ -1,6 +1,7 @@
 """The weights that a run starts from, by the recipe's key `weights`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..data.normalization import Normalization
@@ -9,6 +10,7 @@ from ..evaluation.matching import unique_names
 from ..models.network import Network, adapt_channels
 from ..recipes.schema import Recipe
 from ..runtime.extras import how_to_install
+from ..runtime.progress import Reporter
 from ..zoo.convert.importing import load_foreign
 from ..zoo.convert.source import Options
 from ..zoo.hub import fetch, is_hub_name
@@ -114,3 +116,14 @@ def start_from_weights(network: Network, source: Network, class_names: tuple[str
     part = f"all but {len(class_names) - len(rows):,} of the last layer's {len(class_names):,} classes"
     what = "all of them" if len(rows) == len(class_names) else part if rows else "all but the last layer"
     return Start(source.config.normalization.of_any_size(), what)
+
+
+def with_weights(recipe: Recipe, continued: str | Path | None, reporter: Reporter) -> Recipe:
+    """Return the recipe with the weights that are meant by "auto", or by the run to go on from."""
+    if continued is not None:
+        return recipe.replace({"weights": str(continued)})
+    if recipe.weights != AUTO:
+        return recipe
+    weights, reason = find_imagenet_weights(recipe)
+    reporter.say(reason if weights else f"from scratch: {reason}")
+    return recipe.replace({"weights": weights})

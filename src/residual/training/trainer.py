@@ -1,44 +1,24 @@
 """The training loop around the engine: what is logged, evaluated and saved, and when it ends."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from ..errors import CheckpointError, InterruptedRunError, RunError
 from ..evaluation.classification import Evaluation
-from ..runtime.cpu_time import CpuMeter, CpuTime
+from ..runtime import ranks
+from ..runtime.cpu_time import CpuMeter, CpuTime, of_ranks
 from ..runtime.progress import Reporter, clock, time_of_day
 from ..runtime.signals import stop_signals
 from .checkpoint import evaluated_weights, find_checkpoint, load_checkpoint, save_checkpoint, step_of
 from .cuda_graph import CaptureError
 from .engine import Engine
-from .ranks import any_rank_stops
 from .run_folder import Run
 from .run_state import state_of
 from .schedule import ENDLESS, after_fit, is_evaluated, learning_rate
 from .time_fit import Pace
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What training hands on: the network after the last step, or the average of its weights, and figures.
-
-    `stopped_early` is the step at which `recipe.early_stop` ended the run, to keep the best step's weights.
-    `best` holds step and validation error of the best evaluation, `best_checkpoint` its weights, both None
-    without a validation set. Errors are in percent.
-    """
-
-    network: nn.Module
-    steps: int
-    seconds: float
-    cpu: CpuTime
-    training_error: float | None
-    warmup_end: int | None
-    best: dict[str, float] | None
-    best_checkpoint: Path | None
-    stopped_early: int | None = None
+from .trained import Trained
 
 
 class Trainer:
@@ -109,7 +89,7 @@ class Trainer:
                     self._show()
                 self._do(due)
                 self._estimate()
-                number = any_rank_stops(stop_signals.number)
+                number = ranks.any_rank_stops(stop_signals.number)
                 if number is not None:
                     self._save_unless_saved()
                     raise self.stopped(number)
@@ -141,7 +121,7 @@ class Trainer:
             due.add("save")
         if self.evaluations and (last or is_evaluated(self.recipe, step, state)):
             due.add("evaluate")
-        if not last and self.pace.is_due(step, state):
+        if not last and recipe.time and ranks.from_first(lambda: self.pace.is_due(step, state)):
             due.add("fit")
         if self.engine.warming_up and step % self.recipe.schedule.warmup_window == 0:
             due.add("check warm-up")
@@ -168,7 +148,7 @@ class Trainer:
         """Fit the schedule to the time that is left."""
         first = self.engine.schedule.iterations is None
         try:
-            iterations = self.pace.fit(self.step, self.engine.schedule)
+            iterations = ranks.from_first(lambda: self.pace.fit(self.step, self.engine.schedule))
         except RunError as error:
             raise RunError(f"{error}; {self.run.path} can be deleted") from error
         self.engine.schedule = after_fit(self.recipe, self.engine.schedule, self.step, iterations)
@@ -192,8 +172,11 @@ class Trainer:
         # by what a checkpoint and the metrics hold, so that a resume knows it too
         if not self.recipe.early_stop or self.best is None:
             return False
-        later = [record for record in self.run.metrics("validation") if record["step"] > self.best["step"]]
-        return len(later) >= self.recipe.early_stop
+        best = self.best["step"]
+        return ranks.from_first(lambda: self._validations_after(best)) >= self.recipe.early_stop
+
+    def _validations_after(self, step: float) -> int:
+        return sum(record["step"] > step for record in self.run.metrics("validation"))
 
     def _save_unless_saved(self) -> None:
         if self.saved != self.step:
@@ -209,14 +192,14 @@ class Trainer:
         return InterruptedRunError(f"stopped at step {self.step}: {saved}; {self.run.how_to_resume}", number)
 
     def _trained(self) -> Trained:
-        path = find_checkpoint(self.run.checkpoints, "best")
+        path = ranks.from_first(lambda: find_checkpoint(self.run.checkpoints, "best"))
         if self.stops_early and path is not None:
             self._take_best(path)
         return Trained(
             network=self.engine.evaluated,
             steps=self.step,
             seconds=self.seconds,
-            cpu=self.meter.read(),
+            cpu=self.cpu_time(),
             training_error=self.training_error,
             warmup_end=self.engine.schedule.warmup_end,
             best=self.best,
@@ -224,11 +207,16 @@ class Trainer:
             stopped_early=self.step if self.stops_early else None,
         )
 
+    def cpu_time(self) -> CpuTime:
+        """Return the CPU time of the run so far, of all ranks."""
+        return of_ranks(ranks.gathered(self.meter.read()))
+
     def _take_best(self, path: Path) -> None:
         """Take the weights of the best step, and say so."""
         ends = f"step {self.step}: no lower validation error in {self.recipe.early_stop} evaluations"
         try:
-            self.engine.evaluated.load_state_dict(evaluated_weights(load_checkpoint(path)))
+            state = ranks.from_first(lambda: load_checkpoint(path))
+            self.engine.evaluated.load_state_dict(evaluated_weights(state))
             self.reporter.say(f"{ends}: training ends with the weights of step {step_of(path)}")
         except CheckpointError as error:  # the run itself is good
             self.reporter.say(f"warning: {error}; {ends}, but the last weights are kept")
@@ -286,14 +274,15 @@ class Trainer:
             self.save("best")
 
     def save(self, kind: str = "last") -> None:
-        """Save a checkpoint.
+        """Save a checkpoint; every rank calls it, and the first one writes.
 
         Raises:
             NonFiniteLossError: the weights are not finite, and are not saved.
             CheckpointError: it cannot be written.
         """
         self.engine.check_weights_are_finite()
-        keep = self.recipe.keep_checkpoints if kind == "last" else 1
-        save_checkpoint(self.run.checkpoints, kind, self.step, state_of(self), keep)
+        keep, state = self.recipe.keep_checkpoints if kind == "last" else 1, state_of(self)
+        if ranks.is_first():
+            save_checkpoint(self.run.checkpoints, kind, self.step, state, keep)
         if kind == "last":
             self.saved = self.step

@@ -20,6 +20,7 @@ from ..data.workers import default_workers, map_in_workers
 from ..errors import RunError, UsageError
 from ..recipes.augment import PadCrop
 from ..recipes.schema import FOLDER, Recipe
+from ..runtime import ranks
 from ..runtime.progress import Reporter
 
 MEASURED = 10_000  # training images at most, from which the mean of photographs is measured
@@ -132,7 +133,8 @@ def in_memory(recipe: Recipe, dataset: Dataset, device: torch.device) -> Trainin
     assert isinstance(augment, PadCrop)
     part, validation, digest = _set_apart(recipe, dataset.train)
     preprocessing = Preprocessing.measure(part)
-    batches = TrainBatches(part.to(device), preprocessing.to(device), recipe.batch_size, augment, recipe.seed)
+    how = (recipe.batch_size, augment, recipe.seed, ranks.own())
+    batches = TrainBatches(part.to(device), preprocessing.to(device), *how)
     return TrainingData(dataset, batches, preprocessing, validation, {"validation_sha256": digest})
 
 
@@ -157,7 +159,8 @@ def photographs(
     if reading.cache:
         # the validation set is taken from them, and is resized as the test set is
         side = max(longest_side(augment, recipe.image_size), _tested_side(recipe))
-        with reporter.working("decoding once", len(photos)) as progress:
+        decoding = reporter.working("decoding once", len(photos))
+        with ranks.one_before_the_others(), decoding as progress:
             photos = keep_decoded(photos, side, reading.cache, workers=workers, progress=progress)
     photos, validation, digest = _set_apart(recipe, photos)
     normalization = given or _normalization(recipe, photos, workers, reporter)
@@ -173,6 +176,7 @@ def photographs(
         workers=workers,
         fit=recipe.fit,
         balance=recipe.balance,
+        part=ranks.own(),
     )
     facts = {
         "validation_sha256": digest,
