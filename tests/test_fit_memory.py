@@ -183,7 +183,7 @@ def test_the_memory_calculated_is_about_what_the_whole_takes():
     run = subprocess.run([sys.executable, "-c", MEASURE], cwd=Path(__file__).parent, **CAPTURED)
     assert run.returncode == 0, run.stderr
     calculated, taken = map(float, run.stdout.split())
-    assert calculated == pytest.approx(taken, rel=0.25)
+    assert 0.85 * taken < calculated < 1.6 * taken  # rather too much than too little
 
 
 def test_free_memory_is_the_computer_s_at_most():
@@ -232,7 +232,7 @@ def test_the_command_records_the_parts(cli, monkeypatch, tmp_path):
     assert code == 0, err
     recipe = Run.open(tmp_path / "run").recipe
     assert (recipe.batch_size, recipe.bn_groups) == (64, 4)  # 16 images take a half, 32 all
-    assert "batch 64 in 4 parts of 16: the whole needs about 0.0 GiB" in err
+    assert "batch 64 in 4 parts of 16: the whole needs about 0.002 GiB, 0.00098 are free" in err
 
 
 @pytest.mark.parametrize(

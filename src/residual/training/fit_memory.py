@@ -201,4 +201,5 @@ def _release(device: torch.device) -> None:
 
 
 def _gib(size: float) -> str:
-    return f"{size / 2**30:.1f}"
+    gib = size / 2**30
+    return f"{gib:.1f}" if gib >= 1 else f"{gib:.2g}"
