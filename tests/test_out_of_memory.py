@@ -49,6 +49,21 @@ def test_a_hint_that_the_recipe_follows_already_is_left_out():
         assert "checkpoint_activations" not in str(caught.value)
 
 
+def test_parts_of_the_batch_are_named_as_a_way_with_twice_as_many_of_them():
+    hints = {1: "or --batch-size auto, or", 4: "or --set bn_groups=6, or", 2: "or --set bn_groups=4, or"}
+    for groups, hint in hints.items():
+        recipe = get_recipe("imagenette", "resnet18").replace({"bn_groups": groups, "batch_size": 6})
+        with pytest.raises(RunError) as caught, memory_explained(recipe):
+            raise MemoryError
+        assert hint in str(caught.value)
+    for changes in ({"compile": True}, {"bn_groups": 6}):
+        recipe = get_recipe("imagenette", "resnet18").replace({"batch_size": 6, **changes})
+        with pytest.raises(RunError) as caught, memory_explained(recipe):
+            raise MemoryError
+        assert "bn_groups" not in str(caught.value)
+        assert "auto" not in str(caught.value)
+
+
 def test_the_command_says_it_in_one_line(cli, monkeypatch, photographs, tmp_path):
     def fail(self):
         raise RuntimeError(CPU)

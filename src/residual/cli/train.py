@@ -81,7 +81,9 @@ def train(
         raise UsageError("--auto-resume needs --output RUN, the run to begin or to resume")
     name, place = find_data(data, data_dir)
     named: dict[str, Any] = {"data": name, "shortcut": shortcut, "variant": variant, "seed": seed}
-    named |= {"iterations": iterations, "validation": validation, "curve": curve, "batch_size": batch_size}
+    named |= {"iterations": iterations, "validation": validation, "curve": curve}
+    fit_memory = batch_size == options.AUTO
+    named |= {"batch_size": None if fit_memory else batch_size}
     named |= {"precision": precision, "optimizer.learning_rate": lr, "weights": weights}
     named |= {"fit": fit, "balance": balance, "early_stop": early_stop}
     named |= {"time": None if time is None else _parse_time(time, epochs, iterations)}
@@ -93,6 +95,8 @@ def train(
     where = {"data_dir": place, "device": device}
     _refuse_combinations(seeds, jobs, continued, add_classes)
     refuse_with_ranks(find_lr, seeds)
+    if fit_memory:
+        _refuse_with_auto_batch(seeds, resume)
     if find_lr:
         _refuse_with_find_rate(changes, seeds, resume)
     if output is not None and goes_on(output, auto_resume):
@@ -109,6 +113,7 @@ def train(
             results = _train_seeds(chosen, seeds, jobs or 1, output, as_json, reading=reading, **where)
         else:
             more = {"continued": continued, "add_classes": add_classes, "find_rate": find_lr}
+            more |= {"fit_memory": fit_memory}
             results = [_train(chosen, output, **more, **where, **reading, began=began)]
     if as_json:
         print_json([result.figures for result in results] if seeds else results[0].figures)
@@ -154,6 +159,17 @@ def _parse_time(text: str, epochs: float | None, iterations: int | None) -> floa
     if not seconds:
         raise UsageError("--time must be above 0")
     return seconds
+
+
+def _refuse_with_auto_batch(seeds: int | None, resume: Path | None) -> None:
+    """Refuse what --batch-size auto does not go with."""
+    if seeds is not None:
+        raise UsageError(
+            "--batch-size auto is for one run: give --seeds the number of parts that it finds, as --set "
+            "bn_groups=N"
+        )
+    if resume is not None:
+        raise UsageError("--resume keeps the run's batch and its parts: leave --batch-size auto out")
 
 
 def _refuse_with_find_rate(changes: dict[str, Any], seeds: int | None, resume: Path | None) -> None:

@@ -32,7 +32,15 @@ Shortcut = Annotated[
 ]
 Iterations = Annotated[int | None, typer.Option(help="Scale the schedule to this many steps.")]
 Epochs = Annotated[float | None, typer.Option(help="Scale the schedule to this many passes over the images.")]
-BatchSize = Annotated[int | None, typer.Option(help="Images per step; the learning rate is left as it is.")]
+AUTO = "auto"  # the batch stays the recipe's, and is computed in parts that fit into the memory
+BatchSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|auto",
+        help="Images per step; the learning rate is left as it is. auto: the recipe's batch, in as few equal "
+        "parts as fit into the memory; BN sees each part apart.",
+    ),
+]
 Rate = Annotated[float | None, typer.Option(help="Peak learning rate, the recipe's optimizer.learning_rate.")]
 Precision = Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")]
 Seed = Annotated[int | None, typer.Option(help="Determines weights, order, crops and flips.")]

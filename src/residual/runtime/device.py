@@ -48,6 +48,12 @@ def keep_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
+def release_memory() -> None:
+    """Give the memory that `keep_memory` keeps back to the system."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def prepare(device: torch.device) -> bool:
     """Set up this process for training on a device; return whether every thread flushes denormals."""
     if device.type == "cpu":

@@ -80,6 +80,7 @@ def train(
     add_classes: bool = False,
     group: str | None = None,
     find_rate: bool = False,
+    fit_memory: bool = False,
     logger: str | Sequence[str] = (),
     began: float | None = None,
     quiet: bool = False,
@@ -107,13 +108,13 @@ def train(
             result says how the error of its classes changed. With `add_classes`, there may be new ones.
         group: which photographs stay on one side of a split, see `load_folder`.
         find_rate: take the learning rate that a range test finds, in place of the recipe's: see `find_rate`.
+        fit_memory: compute a batch in as few parts as fit into the memory: the run's recipe has their number.
         logger: "tensorboard", "wandb" or "mlflow", or several of them: where the run is logged besides its
             folder. One that fails is given up with a warning.
         began: `time.perf_counter()` when the recipe's `time` began to count; by default at this call. The
             schedule is fitted to the speed as measured, so two such runs, or one that is resumed, differ;
             only a resume from a checkpoint of the last twentieth is exact.
-        quiet: show no progress.
-        reporter: shows progress in place of the default one.
+        quiet, reporter: show no progress; show it in place of the default one.
 
     Raises:
         ResidualError: one of its kinds, each with a message of one line; nothing is written before the
@@ -130,16 +131,15 @@ def train(
         recipe = with_weights(recipe, continued, reporter)
         what: dict[str, Any] = {"data_dir": data_dir, "device": device, "dataset": own, "network": network}
         what |= {"reading": Reading(workers, cache, on_bad_image, group), "reporter": reporter}
-        prepared = prepare(recipe, **what, add_classes=None if continued is None else add_classes)
-        if continued is not None:
-            prepared = _measure_former(prepared, reporter)
+        what |= {"fit_memory": fit_memory, "add_classes": None if continued is None else add_classes}
+        prepared = prepare(recipe, **what)
+        prepared = prepared if continued is None else _measure_former(prepared, reporter)
         found = range_test(prepared, reporter) if find_rate else None
         if found is not None:
-            recipe = recipe.replace({"optimizer.learning_rate": found.rate})
-            prepared = replace(prepared, recipe=recipe)
+            prepared = prepared.changed({"optimizer.learning_rate": found.rate})
         pace = pace_of(prepared, began)
         place, facts = None if output is None else Path(output), prepared.facts(data_dir)
-        run = run_of_rank(ranks.from_first(lambda: Run.create(place, recipe, facts).path))
+        run = run_of_rank(ranks.from_first(lambda: Run.create(place, prepared.recipe, facts).path))
         with run.locked():
             if found is not None:
                 plot(found, run.find_rate)

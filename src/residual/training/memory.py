@@ -37,8 +37,17 @@ def memory_explained(recipe: Recipe) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        lower = [f"--batch-size (now {recipe.batch_size})"]
-        lower += [f"--image-size (now {recipe.image_size})"] if recipe.image_size else []
-        recompute = not recipe.checkpoint_activations and not recipe.compile
-        hint = ", or --set checkpoint_activations=true" if recompute else ""
-        raise RunError(f"out of memory: train anew with a lower {' or '.join(lower)}{hint}") from error
+        raise RunError(f"out of memory: train anew with a lower {_advice(recipe)}") from error
+
+
+def _advice(recipe: Recipe) -> str:
+    """Return what to lower, with the values of now, and what else helps and does not yet."""
+    lower = [f"--batch-size (now {recipe.batch_size})"]
+    lower += [f"--image-size (now {recipe.image_size})"] if recipe.image_size else []
+    ways = [" or ".join(lower)]
+    if recipe.bn_groups < recipe.batch_size and not recipe.compile:
+        more = min(2 * recipe.bn_groups, recipe.batch_size)
+        ways += ["--batch-size auto" if recipe.bn_groups == 1 else f"--set bn_groups={more}"]
+    if not recipe.checkpoint_activations and not recipe.compile:
+        ways += ["--set checkpoint_activations=true"]
+    return ", or ".join(ways)

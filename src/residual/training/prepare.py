@@ -1,7 +1,7 @@
 """The first stage of a run: data, batches and network, checked and put on the device; nothing is written."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from ..runtime.launch import ALONE
 from ..runtime.progress import Reporter
 from ..zoo.own_network import class_path
 from .continued import Continued, check_classes
+from .fit_memory import parts_that_fit
 from .starting_weights import Start, load_source, start_from_weights
 from .training_data import Reading, TrainingData, check_recipe, in_memory, photographs
 
@@ -49,6 +50,10 @@ class Prepared:
     start: Start | None  # what was taken over with the weights that the recipe names
     source: Network | None  # the network that had these weights, until it is needed no more
     continued: Continued | None = None  # what a run that goes on from another compares itself with
+
+    def changed(self, changes: Mapping[str, Any]) -> "Prepared":
+        """Return it with changed keys of the recipe, none of which its other parts depend on."""
+        return replace(self, recipe=self.recipe.replace(changes))
 
     def evaluate(
         self,
@@ -102,6 +107,7 @@ def prepare(
     reading: Reading = Reading(),  # noqa: B008, a frozen value
     start: Start | None = None,
     add_classes: bool | None = None,
+    fit_memory: bool = False,
     reporter: Reporter | None = None,
 ) -> Prepared:
     """Load and build all that a run needs.
@@ -114,6 +120,7 @@ def prepare(
         reading: how photographs are read.
         start: of a run that is resumed from a checkpoint, which needs the starting weights no more.
         add_classes: for a run that goes on from another: whether there may be new classes.
+        fit_memory: whether the recipe's `bn_groups` is found by trying, see `parts_that_fit`.
         reporter: shows the progress of what takes long.
 
     Raises:
@@ -151,6 +158,8 @@ def prepare(
     network.to(where, memory_format=layout)  # type: ignore[call-overload]
     if own is not None:
         _check_network(network, data.batches, len(dataset.class_names))
+    if fit_memory:
+        recipe = parts_that_fit(recipe, network, data.batches, precision, reporter)
     return Prepared(recipe, data, network, own, own_dataset, where, precision, flushed, start, source)
 
 
