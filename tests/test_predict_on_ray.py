@@ -170,7 +170,7 @@ def test_a_folder_has_one_writer_and_no_leftovers(classifier, paths, tmp_path, m
     (out / ".part-00000001.jsonl.77.tmp").write_bytes(b"half")
     with opened(out, classifier, paths) as found:
         monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
-        with pytest.raises(RunError, match=r"cannot write .*: No space left"):
+        with pytest.raises(RunError, match=r"cannot keep answers in .*: No space left"):
             fill(found, classifier, [1])
     names = {path.name for path in out.iterdir()} - {".lock"}
     assert names == {ASKED, "part-00000000.jsonl"}
@@ -182,16 +182,16 @@ def here(monkeypatch, classifier):
     """Blocks are predicted in this process, the last one first; `stop_after` blocks a signal arrives."""
     state = types.SimpleNamespace(stop_after=None, done=[])
 
-    def predicted(_ray, classifier, found, numbers, options, *_):
-        for number in reversed(numbers):
+    def predicted(job):
+        for number in reversed(job.numbers):
             if len(state.done) == state.stop_after:
                 raise Interrupted(signal.SIGTERM)
             state.done.append(number)
-            answers = classify_files(classifier, found.block(number), workers=0, **options)
+            block = job.blocks.parts.block(number)
+            answers = classify_files(classifier, block, workers=0, **job.options)
             yield number, Content.of(list(answers))
 
-    monkeypatch.setattr(on_ray, "library", lambda: None)
-    monkeypatch.setattr(on_ray, "_running", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(on_ray, "check_installed", lambda: None)
     monkeypatch.setattr(on_ray, "_predicted", predicted)
     return state
 
@@ -339,7 +339,7 @@ def test_ray_killed_and_gone_on_with(many, plain, tmp_path, number):
     wait_for(lambda: list(out.glob("part-*.jsonl")), command.process)
     command.send(number)
     code, shown, err = command.end()
-    assert code == (-number if number == signal.SIGKILL else 128 + number)
+    assert code == (-number if number == signal.SIGKILL else 128 + number), err
     assert command.children
     assert shown == ""
     if number != signal.SIGKILL:
@@ -389,9 +389,23 @@ def test_a_process_of_ray_that_is_killed_is_replaced(many, plain, tmp_path):
 
 @needs_ray
 @pytest.mark.slow
+def test_a_ray_that_is_killed_is_one_line(many, tmp_path):
+    out = tmp_path / "out"
+    command = Command("resnet20", many, "--json", "--on", "ray", "--output", out, "--workers", 1)
+    wait_for(lambda: list(out.glob("part-*.jsonl")), command.process)
+    command.children = psutil.Process(command.process.pid).children(recursive=True)
+    for child in command.children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    code, shown, err = command.end()
+    assert (code, shown) == (3, "")
+    assert err.splitlines()[-1].startswith("residual: Ray gave up: ")
+
+
+@needs_ray
+@pytest.mark.slow
 def test_a_cluster_that_is_not_there(cli, model, photos, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    monkeypatch.setenv("RAY_gcs_rpc_server_connect_timeout_s", "1")
     code, out, err = cli("predict", model, photos, "--on", "ray", "--output", tmp_path / "out")
     assert (code, out) == (2, "")
     assert "Ray cannot be started or reached" in err.splitlines()[-1]

@@ -169,9 +169,9 @@ def _check_ray(on: str | None, output: Path | None, engine: str) -> None:
         return
     if engine != "torch":
         raise UsageError("--on ray computes with torch: leave --engine out")
-    from ..inference.on_ray import library
+    from ..inference.on_ray import check_installed
 
-    library()
+    check_installed()
 
 
 def _open(model: str, device: str | None, engine: str, calibration: Path | None) -> "Classifier":

@@ -1,13 +1,21 @@
-"""Many image files classified by Ray Data: on all CPUs or GPUs of this machine or of a cluster."""
+"""Many image files classified by Ray Data: on all CPUs or GPUs of this machine or of a cluster.
 
+Ray runs in a process of its own, which sends the answers here. So a signal interrupts nothing of Ray's, Ray
+prints nothing, and whatever becomes of it, this process goes on or says why not.
+"""
+
+import importlib.util
 import logging
+import multiprocessing
 import os
 import pickle
 import signal
-import threading
+import socket
+import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +23,8 @@ import torch
 from torch import Tensor
 
 from ..data.workers import cores
-from ..errors import DataError, InterruptedRunError, UsageError, in_short
+from ..errors import DataError, InterruptedRunError, ResidualError, UsageError, in_short
+from ..models.network import Network
 from ..runtime.device import prepare, resolve_device
 from ..runtime.extras import how_to_install
 from ..runtime.leftovers import no_leftovers
@@ -29,28 +38,19 @@ TRIES = 3  # of a block whose process died
 # read by Ray when it is imported; what the user has set stays
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to its makers
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ side writes to standard error itself
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns
 }
 
 
-def library() -> Any:
-    """Return Ray, with its data library.
+def check_installed() -> None:
+    """Check for Ray and what its data library needs.
 
     Raises:
         UsageError: it is not installed.
     """
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise UsageError(f"--on ray needs Ray: {how_to_install('ray')}") from error
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(_level())
-    return ray
+    if not all(importlib.util.find_spec(name) for name in ("ray", "pandas", "pyarrow")):
+        raise UsageError(f"--on ray needs Ray: {how_to_install('ray')}")
 
 
 def classify_on_ray(
@@ -85,21 +85,25 @@ def classify_on_ray(
         DataError: a process died `TRIES` times on a block, or a part is damaged.
         InterruptedRunError: stopped by a signal.
     """
-    ray = library()
+    check_installed()
     with open_parts(folder, classifier, paths, top=top, features=features) as parts:
         missing = parts.missing()
         done = len(paths) - sum(len(parts.block(number)) for number in missing)
         progress(done)
+        job = _Job(
+            classifier.network,
+            _Blocks(parts, Load(classifier.config.preprocessing), str(Path.cwd())),
+            tuple(missing),
+            {"top": top, "features": features},
+            workers,
+            device,
+        )
         try:
-            if missing:
-                with _running(ray):
-                    options = {"top": top, "features": features}
-                    for number, content in _predicted(
-                        ray, classifier, parts, missing, options, workers, device
-                    ):
-                        parts.write(number, content)
-                        done += len(parts.block(number))
-                        progress(done)
+            with closing(_predicted(job)) as found:
+                for number, content in found:
+                    parts.write(number, content)
+                    done += len(parts.block(number))
+                    progress(done)
         except Interrupted as error:
             raise InterruptedRunError(
                 f"stopped by {error}: {done:,} of {len(paths):,} images are done; "
@@ -107,54 +111,6 @@ def classify_on_ray(
                 error.number,
             ) from error
         yield from parts.read()
-
-
-def _predicted(
-    ray: Any,
-    classifier: Classifier,
-    parts: Parts,
-    numbers: list[int],
-    options: dict[str, Any],
-    workers: int | None,
-    device: str | None,
-) -> Iterator[tuple[int, Content]]:
-    """Predict blocks, and give each with its number as soon as it is done."""
-    kind, most = _device(ray, device)
-    count = min(len(numbers), most if not workers else min(workers, most))
-    # kept until the end, for a process that has to start anew
-    weights = ray.put(classifier.network)
-    shared = ray.put(_Blocks(parts, Load(classifier.config.preprocessing), str(Path.cwd())))
-    blocks = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
-    if kind == "cuda":  # CPUs decode for it; without one, each process decodes for itself
-        blocks = blocks.map(_decoded, fn_args=(shared,), num_cpus=1, max_retries=TRIES)
-    answers = blocks.map(
-        _Predictor,
-        fn_constructor_args=(weights, shared, kind, options),
-        compute=ray.data.ActorPoolStrategy(size=count),
-        max_restarts=TRIES,
-        max_task_retries=TRIES,
-        **({"num_gpus": 1} if kind == "cuda" else {"num_cpus": 1}),
-    )
-    try:
-        for batch in answers.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
-            for row in batch.to_pylist():
-                yield row["number"], Content(row["answers"], row["features"])
-    except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error
-        raise DataError(
-            f"Ray gave up: {in_short(cause)}; what is done is kept, and the same command goes on"
-        ) from error
-
-
-def _device(ray: Any, wanted: str | None) -> tuple[str, int]:
-    """Return the kind of device that predicts, and how many of it there are."""
-    there = ray.cluster_resources()
-    gpus = int(there.get("GPU", 0))
-    if wanted == "cpu" or (wanted is None and not gpus):
-        return "cpu", max(1, int(there.get("CPU", 1)))
-    if wanted not in (None, "cuda") or not gpus:
-        raise UsageError(f"Ray has no device '{wanted}' here: leave --device out")
-    return "cuda", gpus
 
 
 @dataclass(frozen=True)
@@ -171,6 +127,129 @@ class _Blocks:
             os.chdir(self.folder)
         found = map(self.load, self.parts.block(number))
         return [one.numpy() if isinstance(one, Tensor) else one for one in found]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What Ray has to do: the blocks of some numbers."""
+
+    network: Network
+    blocks: _Blocks
+    numbers: tuple[int, ...]
+    options: dict[str, Any]
+    workers: int | None
+    device: str | None
+
+
+def _predicted(job: _Job) -> Generator[tuple[int, Content]]:
+    """Predict blocks, and give each with its number as soon as it is done."""
+    if not job.numbers:
+        return
+    context = multiprocessing.get_context("spawn")
+    reader, writer = context.Pipe(duplex=False)
+    speaks = logging.getLogger().getEffectiveLevel() <= logging.INFO  # --verbose
+    with no_leftovers(), reader:
+        # in usual bytes: torch would share the weights by files in memory
+        process = context.Process(target=_drive, args=(pickle.dumps(job), writer, speaks))
+        process.start()
+        writer.close()
+        try:
+            while (found := reader.recv()) is not None:
+                if isinstance(found, ResidualError):
+                    raise found
+                yield found
+            process.join(30)
+        except EOFError as error:
+            raise _gave_up("its process ended") from error
+        finally:
+            process.kill()  # what it has started ends with it
+            process.join()
+
+
+def _gave_up(reason: str) -> DataError:
+    return DataError(f"Ray gave up: {reason}; what is done is kept, and the same command goes on")
+
+
+def _drive(pickled: bytes, writer: Connection, speaks: bool) -> None:
+    """Run Ray in a process of its own, and send what it gives; at the end None, or the error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it too; its parent ends it
+    with Path(os.devnull).open("wb") as nowhere:
+        for number in (1, 2)[: 1 if speaks else 2]:
+            os.dup2(nowhere.fileno(), number)
+    try:
+        for number, content in _on_ray(pickle.loads(pickled)):
+            writer.send((number, content))
+        writer.send(None)
+    except ResidualError as error:
+        writer.send(error)
+    except Exception as error:
+        traceback.print_exc()
+        writer.send(_gave_up(in_short(getattr(error, "cause", None) or error)))
+
+
+def _on_ray(job: _Job) -> Iterator[tuple[int, Content]]:
+    ray = _started()
+    try:
+        kind, most = _device(ray, job.device)
+        count = min(len(job.numbers), most if not job.workers else min(job.workers, most))
+        # kept until the end, for a process that has to start anew
+        network, blocks = ray.put(job.network), ray.put(job.blocks)
+        rows = [{"number": number} for number in job.numbers]
+        data = ray.data.from_items(rows, override_num_blocks=len(rows))
+        if kind == "cuda":  # CPUs decode for it; without one, each process decodes for itself
+            data = data.map(_decoded, fn_args=(blocks,), num_cpus=1, max_retries=TRIES)
+        data = data.map(
+            _Predictor,
+            fn_constructor_args=(network, blocks, kind, job.options),
+            compute=ray.data.ActorPoolStrategy(size=count),
+            max_restarts=TRIES,
+            max_task_retries=TRIES,
+            **({"num_gpus": 1} if kind == "cuda" else {"num_cpus": 1}),
+        )
+        for batch in data.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+            for row in batch.to_pylist():
+                yield row["number"], Content(row["answers"], row["features"])
+    finally:
+        ray.shutdown()
+
+
+def _started() -> Any:
+    """Return Ray, connected to the one at RAY_ADDRESS or to one that is started on this machine.
+
+    Raises:
+        UsageError: it cannot be started or reached.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    own = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}
+    try:
+        _knock(address)
+        import ray
+        import ray.data
+
+        ray.init(address, log_to_driver=False, **own)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        raise UsageError(f"Ray cannot be started or reached: {in_short(error)}") from error
+    return ray
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nothing answers at an address HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+def _device(ray: Any, wanted: str | None) -> tuple[str, int]:
+    """Return the kind of device that predicts, and how many of it there are."""
+    there = ray.cluster_resources()
+    gpus = int(there.get("GPU", 0))
+    if wanted == "cpu" or (wanted is None and not gpus):
+        return "cpu", max(1, int(there.get("CPU", 1)))
+    if wanted not in (None, "cuda") or not gpus:
+        raise UsageError(f"Ray has no device '{wanted}' here: leave --device out")
+    return "cuda", gpus
 
 
 def _decoded(row: Row, shared: Any) -> Row:
@@ -201,61 +280,3 @@ class _Predictor:
         pairs = zip(self._blocks.parts.block(number), pixels, strict=True)
         content = Content.of(list(classify_loaded(self._classifier, pairs, **self._options)))
         return {"number": number, "answers": content.answers, "features": content.features}
-
-
-@contextmanager
-def _running(ray: Any) -> Iterator[None]:
-    """Reach the Ray of RAY_ADDRESS, or start one on this machine, all of whose processes end with it."""
-    if ray.is_initialized():  # by the caller
-        yield
-        return
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    own = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}
-    with no_leftovers():  # two processes of Ray stay for minutes after its driver was killed
-        try:
-            with _signal_kept(), _silent():
-                ray.init(address, log_to_driver=False, logging_level=_level(), **own)
-            yield
-        finally:
-            ray.shutdown()
-
-
-@contextmanager
-def _signal_kept() -> Iterator[None]:
-    """Put the handler of SIGTERM back, which Ray replaces by one that ends the process.
-
-    Raises:
-        UsageError: Ray cannot be started or reached.
-    """
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    except SystemExit as error:  # by its handler
-        raise Interrupted(signal.SIGTERM) from error
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UsageError(f"Ray cannot be started or reached: {in_short(error)}") from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep the C++ side of Ray from standard error, where it says at its start how little it will say."""
-    if _level() <= logging.INFO:
-        yield
-        return
-    kept = os.dup(2)
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def _level() -> int:
-    """Return what Ray may log: nothing, unless --verbose lets the libraries speak."""
-    level = logging.getLogger().getEffectiveLevel()
-    return level if level <= logging.INFO else logging.CRITICAL

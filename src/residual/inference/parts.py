@@ -217,4 +217,4 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"cannot write {folder}: {error.strerror or error}") from error
+        raise RunError(f"cannot keep answers in {folder}: {error.strerror or error}") from error
