@@ -104,27 +104,33 @@ predictions = st.lists(st.builds(Prediction, text, shares), min_size=1, max_size
 @given(st.lists(st.builds(Answer, text, predictions) | st.builds(Answer, text, error=text), min_size=1))
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_answer_comes_back(tmp_path_factory, answers):
-    found = Parts(tmp_path_factory.mktemp("any"), [answer.path for answer in answers], len(answers), False)
+    found = Parts(tmp_path_factory.mktemp("any"), [answer.path for answer in answers], len(answers), 0)
     found.write(0, Content.of(answers))
     assert list(found.read()) == answers
 
 
 @given(st.binary(max_size=300), st.integers(0, 2000))
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_damaged_files_are_named(tmp_path_factory, content, cut):
     folder = tmp_path_factory.mktemp("damaged")
     answers = [Answer("a.jpg", (Prediction("ant", 0.5),), None, torch.zeros(3)), Answer("b.jpg", error="no")]
-    found = Parts(folder, ["a.jpg", "b.jpg"], 2, True)
+    found = Parts(folder, ["a.jpg", "b.jpg"], 2, 3)
     found.write(0, Content.of(answers))
     assert len(list(found.read())) == 2
     for path in sorted(folder.iterdir()):
         whole = path.read_bytes()
-        for other in (content, whole[: cut % (len(whole) - 1)], whole.replace(b"r", b"s"), b"[" * 10_000):
+        others = (
+            content[:11],
+            whole[: cut % (len(whole) - 1)],
+            whole.replace(b"r", b"s") + b"s",
+            b"[" * 10_000,
+        )
+        for other in others:
             path.write_bytes(other)
             with pytest.raises(DataError, match=r"part-00000000\.jsonl is damaged: remove it"):
                 list(found.read())
         path.write_bytes(whole)
-    (folder / "part-00000000.npy").unlink()
+    (folder / "part-00000000.features").unlink()
     with pytest.raises(DataError, match="is damaged"):
         list(found.read())
 
@@ -228,7 +234,7 @@ def test_features_by_parts(cli, here, model, photos, tmp_path):
 
 def test_the_process_that_predicts_decodes_or_takes_what_others_decoded(classifier, paths, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(get=lambda value: value))
-    found = Parts(None, paths, PART, False)
+    found = Parts(None, paths, PART, 0)
     blocks = on_ray._Blocks(found, Load(classifier.config.preprocessing), str(Path.cwd()))
     predict = on_ray._Predictor(classifier.network, blocks, "cpu", {"top": 2, "features": True})
     wanted = [answer.as_dict() for answer in classify_files(classifier, paths, top=2, workers=0)]

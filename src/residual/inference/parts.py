@@ -1,7 +1,6 @@
 """A folder with the answers to a long list of images, a part for each block of it; a job goes on by it."""
 
 import hashlib
-import io
 import json
 import os
 import struct
@@ -38,7 +37,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Content:
-    """A part as bytes: answers as JSON, one a line, and the features of its good images as a .npy file."""
+    """A part as bytes: answers as JSON, one a line, and the features of its good images as float32."""
 
     answers: bytes
     features: bytes = b""
@@ -48,10 +47,7 @@ class Content:
         """Encode the answers to a block, with their features if they have any."""
         lines = "".join(json.dumps(answer.as_dict()) + "\n" for answer in answers)
         rows = [answer.features.numpy() for answer in answers if answer.features is not None]
-        file = io.BytesIO()
-        if rows:
-            np.save(file, np.stack(rows))
-        return cls(lines.encode(), file.getvalue())
+        return cls(lines.encode(), b"".join(row.astype("<f4").tobytes() for row in rows))
 
 
 @dataclass(frozen=True)
@@ -63,13 +59,13 @@ class Parts:
         paths: the images.
         size: how many images a part has; the last one may have fewer. A multiple of the classifier's batch,
             so that the batches, and with them the answers, are those of all images in a row.
-        features: whether the parts have features.
+        features: how many features an image has; 0: they are not kept.
     """
 
     folder: Path
     paths: Sequence[str]
     size: int
-    features: bool
+    features: int
 
     def __len__(self) -> int:
         return -(-len(self.paths) // self.size)
@@ -104,7 +100,7 @@ class Parts:
             path = self._answers(number)
             try:
                 yield from self._read(number)
-            except (OSError, EOFError, KeyError, TypeError, ValueError, RecursionError) as error:
+            except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
                 raise DataError(
                     f"{path} is damaged: remove it, and the same command predicts its images again"
                 ) from error
@@ -117,10 +113,8 @@ class Parts:
         good = [answer for answer in answers if answer.error is None]
         if not self.features or not good:
             return answers
-        values = np.load(io.BytesIO(read_bounded(self._features(number), MAX_PART)), allow_pickle=False)
-        if values.dtype != np.float32 or values.ndim != 2 or len(values) != len(good):
-            raise ValueError("the features are not those of its images")
-        rows = iter(torch.from_numpy(values))
+        values = np.frombuffer(read_bounded(self._features(number), MAX_PART), "<f4").astype(np.float32)
+        rows = iter(torch.from_numpy(values.reshape(len(good), self.features)))
         return [
             answer if answer.error is not None else Answer(answer.path, answer.predictions, None, next(rows))
             for answer in answers
@@ -130,7 +124,7 @@ class Parts:
         return self.folder / f"part-{number:08}.jsonl"
 
     def _features(self, number: int) -> Path:
-        return self.folder / f"part-{number:08}.npy"
+        return self.folder / f"part-{number:08}.features"
 
 
 @contextmanager
@@ -144,7 +138,8 @@ def open_parts(
             cannot be written.
     """
     batch = classifier.images_at_once
-    parts = Parts(folder, paths, batch * max(1, IMAGES // batch), features)
+    size = batch * max(1, IMAGES // batch)
+    parts = Parts(folder, paths, size, classifier.feature_size if features else 0)
     asked = {
         "format": FORMAT,
         "model": _digest(classifier),
