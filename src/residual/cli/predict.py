@@ -1,8 +1,9 @@
 """The command `predict`: what a model says of images, as text, JSON or CSV, and their features."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from ..errors import DataError, UsageError
 from . import answers
+from .completion import one_of
 from .output import Device, Engine, Json, Model, print_note, printable
 
 if TYPE_CHECKING:
@@ -43,6 +45,21 @@ Workers = Annotated[
     typer.Option(min=0, help="Processes that decode images; by default what suits the machine."),
 ]
 
+On = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ray",
+        help="Ray Data predicts, on all CPUs or GPUs of this machine or of a cluster; needs the extra ray.",
+        autocompletion=one_of(("ray",)),
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="With --on ray: where what is done is kept; the same command goes on by it."
+    ),
+]
+
 
 def add_to(program: typer.Typer) -> None:
     """Add the command."""
@@ -61,16 +78,18 @@ def predict(
     calibration: Calibration = None,
     workers: Workers = None,
     device: Device = None,
+    on: On = None,
+    output: Output = None,
 ) -> None:
     """Name what images show, with probabilities."""
     _check(as_json, csv, unsure, features, engine, calibration)
+    _check_ray(on, output, engine)
     from ..inference.inputs import find_images, standard_input
 
     paths = find_images(images or [], standard_input())
-    from ..inference.many import classify_files
     from ..runtime.progress import Reporter
 
-    classifier = _open(model, device, engine, calibration)
+    classifier = _open(model, device if output is None else "cpu", engine, calibration)
     top = min(top, len(classifier.class_names))
     print_note(_about_probabilities(classifier.config.temperature))
     with ExitStack() as stack:
@@ -85,13 +104,24 @@ def predict(
         progress: Callable[[int], None] = lambda _done: None  # noqa: E731
         if len(paths) > 1 and (csv is not None or not sys.stdout.isatty()):  # else the answers show it
             progress = stack.enter_context(reporter.working("images", len(paths)))
-        found = classify_files(
+        found = _how(output, device)(
             classifier, paths, top=top, features=features is not None, workers=workers, progress=progress
         )
         files = csv is not None or features is not None
         bad = _show(stack.enter_context(closing(found)), shows, reporter, files)
     if bad:
         raise DataError(f"{bad:,} of {len(paths):,} images cannot be decoded")
+
+
+def _how(output: Path | None, device: str | None) -> Callable[..., Generator["Answer"]]:
+    """Return what classifies files: this process with its workers, or Ray with the folder `output`."""
+    from ..inference.many import classify_files
+
+    if output is None:
+        return classify_files
+    from ..inference.on_ray import classify_on_ray
+
+    return partial(classify_on_ray, folder=output, device=device)
 
 
 def _show(found: Iterable["Answer"], shows: list[answers.Show], reporter: "Reporter", files: bool) -> int:
@@ -127,6 +157,21 @@ def _check(
         raise UsageError(
             "--engine int8 goes with --calibration FOLDER, which has images of the kind to classify"
         )
+
+
+def _check_ray(on: str | None, output: Path | None, engine: str) -> None:
+    """Check what belongs to --on before anything is loaded."""
+    if on not in (None, "ray"):
+        raise UsageError(f"--on takes ray, not '{on}'")
+    if (on is None) != (output is None):
+        raise UsageError("--on ray goes with --output FOLDER, where what is done is kept")
+    if on is None:
+        return
+    if engine != "torch":
+        raise UsageError("--on ray computes with torch: leave --engine out")
+    from ..inference.on_ray import check_installed
+
+    check_installed()
 
 
 def _open(model: str, device: str | None, engine: str, calibration: Path | None) -> "Classifier":

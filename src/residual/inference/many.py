@@ -1,9 +1,9 @@
 """Many image files classified: decoded in worker processes, a batch in memory at a time, bad ones named."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +13,6 @@ from ..data.preprocessing import Preprocessing
 from ..data.workers import default_workers, in_batches, map_in_workers
 from ..errors import DataError, UsageError
 from .classifier import Classifier, Prediction
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,20 @@ class Answer:
         named = [{"class": found.class_name, "probability": found.probability} for found in self.predictions]
         unsure = {"unsure": True} if self.is_unsure(unsure_below) else {}
         return {"path": self.path, "predictions": named, **unsure}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Answer":
+        """Read back what `as_dict` gave.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        if "error" in values:
+            return cls(_text(values["path"]), error=_text(values["error"]))
+        named = [(_text(found["class"]), found["probability"]) for found in values["predictions"]]
+        if not named or any(type(probability) is not float for _, probability in named):
+            raise TypeError("the predictions are not classes with probabilities")
+        return cls(_text(values["path"]), tuple(Prediction(*pair) for pair in named))
 
 
 def classify_files(
@@ -78,6 +90,22 @@ def classify_files(
     return _answers(classifier, paths, top, features, workers, progress)
 
 
+def classify_loaded(
+    classifier: Classifier,
+    loaded: Iterable[tuple[str, Tensor | str]],
+    *,
+    top: int = 5,
+    features: bool = False,
+    progress: Callable[[int], None] = lambda _done: None,
+) -> Generator[Answer]:
+    """Classify images that `Load` has decoded: pairs of a path and what it gave. See `classify_files`."""
+    done = 0
+    for batch in in_batches(loaded, classifier.images_at_once):
+        yield from _classified(classifier, batch, top, features)
+        done += len(batch)
+        progress(done)
+
+
 def _answers(
     classifier: Classifier,
     paths: Sequence[str],
@@ -86,22 +114,19 @@ def _answers(
     workers: int,
     progress: Callable[[int], None],
 ) -> Generator[Answer]:
-    done = 0
-    load = _Load(classifier.config.preprocessing)
-    with closing(map_in_workers(load, paths, workers)) as loaded:
-        for batch in in_batches(zip(paths, loaded, strict=True), classifier.images_at_once):
-            yield from _classified(classifier, batch, top, features)
-            done += len(batch)
-            progress(done)
+    with closing(map_in_workers(Load(classifier.config.preprocessing), paths, workers)) as loaded:
+        pairs = zip(paths, loaded, strict=True)
+        yield from classify_loaded(classifier, pairs, top=top, features=features, progress=progress)
 
 
 @dataclass(frozen=True)
-class _Load:
+class Load:
     """Decodes an image file, in any process; text says why one cannot be decoded."""
 
     preprocessing: Preprocessing
 
     def __call__(self, path: str) -> Tensor | str:
+        """Return uint8 [*image_size, 3], or what is wrong with the file."""
         try:
             return self.preprocessing.read(path)
         except BadImageError as error:
@@ -128,3 +153,9 @@ def _classified(
         else:
             predictions, row = next(rows)
             yield Answer(path, tuple(predictions), features=row)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    return value
