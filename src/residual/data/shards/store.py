@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -98,6 +99,7 @@ class _Remote:
             )
         self.root, self._scheme = root, parts.scheme
         self._opened: tuple[int, Any] | None = None
+        self._opening = threading.Lock()
         self._gate = asyncio.Semaphore(AT_ONCE)
         self._filesystem()
 
@@ -106,20 +108,23 @@ class _Remote:
 
     def _filesystem(self) -> Any:
         """Return fsspec's file system of this process; after a fork that of the parent would not answer."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            try:
-                import fsspec
+        with self._opening:
+            if self._opened is None or self._opened[0] != os.getpid():
+                self._opened, self._gate = (os.getpid(), self._open()), asyncio.Semaphore(AT_ONCE)
+            return self._opened[1]
 
-                found = fsspec.filesystem(self._scheme, skip_instance_cache=True, **self._options())
-            except ImportError as error:
-                extra = "s3" if self._scheme == "s3" else "shards"
-                raise UsageError(
-                    f"{self.root} needs a library that is not installed ({error}): {how_to_install(extra)}"
-                ) from error
-            except ValueError as error:
-                raise UsageError(f"{self.root}: fsspec knows no {self._scheme}://") from error
-            self._opened, self._gate = (os.getpid(), found), asyncio.Semaphore(AT_ONCE)
-        return self._opened[1]
+    def _open(self) -> Any:
+        try:
+            import fsspec
+
+            return fsspec.filesystem(self._scheme, skip_instance_cache=True, **self._options())
+        except ImportError as error:
+            extra = "s3" if self._scheme == "s3" else "shards"
+            raise UsageError(
+                f"{self.root} needs a library that is not installed ({error}): {how_to_install(extra)}"
+            ) from error
+        except ValueError as error:
+            raise UsageError(f"{self.root}: fsspec knows no {self._scheme}://") from error
 
     def begin(self, name: str, start: int, length: int) -> Future[bytes] | None:
         """Begin to read a part, see `Store`; not more than `AT_ONCE` at a time."""
