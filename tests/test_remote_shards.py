@@ -160,25 +160,6 @@ def test_another_file_system_of_fsspec(photographs, shards):
         load_folder("memory://bucket/none")
 
 
-def test_s3(photographs, shards, monkeypatch):
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server")
-    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(key, "testing")
-    running = server.ThreadedMotoServer(port=0)
-    running.start()
-    try:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*running.get_host_and_port()))
-        files = fsspec.filesystem("s3")
-        files.mkdir("bucket")
-        for path in shards.iterdir():
-            files.pipe_file(f"bucket/pets/{path.name}", path.read_bytes())
-        photos = load_folder("s3://bucket/pets").train
-        assert batches(photos, 2) == batches(load_folder(photographs).train)
-    finally:
-        running.stop()
-
-
 @pytest.mark.parametrize(
     "address", ["https://user:secret@host/pets", "s3://bucket/pets?X-Amz-Signature=1", "https://host/pets#1"]
 )

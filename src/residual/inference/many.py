@@ -13,6 +13,7 @@ from ..data.preprocessing import Preprocessing
 from ..data.workers import default_workers, in_batches, map_in_workers
 from ..errors import DataError, UsageError
 from .classifier import Classifier, Prediction
+from .shards import ShardImages, decoded
 
 Item = TypeVar("Item")
 
@@ -59,7 +60,7 @@ def classify_files(
 
     Args:
         classifier: the network.
-        paths: the files; a list or `Paths`.
+        paths: the files; a list, `Paths`, or the images of shards.
         top: how many classes, at most all.
         features: give the features too, which torch computes.
         workers: processes that decode; by default what suits the number of images and the device.
@@ -87,8 +88,12 @@ def _answers(
     progress: Callable[[int], None],
 ) -> Generator[Answer]:
     done = 0
-    load = _Load(classifier.config.preprocessing)
-    with closing(map_in_workers(load, paths, workers)) as loaded:
+    preprocessing = classifier.config.preprocessing
+    if isinstance(paths, ShardImages):
+        decoding = decoded(preprocessing, paths, workers)
+    else:
+        decoding = map_in_workers(_Load(preprocessing), paths, workers)
+    with closing(decoding) as loaded:
         for batch in in_batches(zip(paths, loaded, strict=True), classifier.images_at_once):
             yield from _classified(classifier, batch, top, features)
             done += len(batch)

@@ -1,6 +1,7 @@
 """Byte ranges of files in a folder or, through fsspec, on a server, whose faults are waited out."""
 
 import asyncio
+import errno
 import os
 import threading
 import time
@@ -20,6 +21,7 @@ AT_ONCE = 16  # parts that are read ahead
 TRIES = 4
 WAIT = 1.0  # seconds before the second try; doubled before each later one
 TIMEOUT, SLOWEST = 30.0, 100_000  # each try takes so many seconds at most, and one more for so many bytes
+NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError")  # of botocore
 TRY_AGAIN = (408, 425, 429)  # of the HTTP errors that blame the request
 
 
@@ -216,12 +218,18 @@ class _FinalError(SourceError):
 
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):  # its text is the path alone
-        return "it is not there"
+        return "there is no such bucket" if "(NoSuchBucket)" in str(error.__cause__) else "it is not there"
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _is_final(error: Exception) -> bool:
-    """Tell whether a file is not there or not for us, which another try would not change."""
+    """Tell whether a file is not there, too short or not for us, which another try would not change."""
     status = getattr(error, "status", None)
     refused = isinstance(status, int) and 400 <= status < 500 and status not in TRY_AGAIN
-    return refused or isinstance(error, FileNotFoundError | PermissionError | UsageError)
+    too_short = isinstance(error, OSError) and error.errno == errno.EINVAL  # how s3fs says 416
+    return (
+        refused
+        or too_short
+        or isinstance(error, FileNotFoundError | PermissionError | UsageError)
+        or (type(error).__name__ in NO_CREDENTIALS)
+    )
