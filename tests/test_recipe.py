@@ -47,7 +47,7 @@ CHANGES = {
     "validation": ("5000", 5000),
     "early_stop": ("8", 8),
     "time": ("1800", 1800.0),
-    "balance": ("sampler", "sampler"),
+    "balance": ("weights", "weights"),
     "order": ("blocks", "blocks"),
     "curve": ("test", "test"),
     "log_every": ("11", 11),

@@ -221,10 +221,11 @@ class PhotoBatches(Batches):
             raise
 
     def close(self) -> None:
-        """End the workers; the next batch starts new ones."""
+        """End the workers and remove the blocks that were kept; the next batch starts anew."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+        self.photos.release()
 
     def _augmented(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Do what acts on the whole batch, drawn on the CPU so that it is the same on every device."""

@@ -51,6 +51,9 @@ class Source(Protocol):
     def in_blocks(self, images: int) -> Self:
         """Return a copy that reads blocks of neighbours at once, and keeps those of so many images."""
 
+    def release(self) -> None:
+        """Remove the blocks that are kept."""
+
 
 @dataclass(frozen=True, eq=False)
 class Photos:
@@ -110,6 +113,11 @@ class Photos:
         What a slow source has read of them is kept, for the last so many images.
         """
         return self if self.source is None else replace(self, source=self.source.in_blocks(images))
+
+    def release(self) -> None:
+        """Remove what is kept of neighbours; it is read again where it is needed."""
+        if self.source is not None:
+            self.source.release()
 
     def name(self, index: int) -> str:
         """Return what errors call an image."""

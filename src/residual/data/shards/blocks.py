@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -96,7 +97,7 @@ class Blocks:
                 temporary = path.with_suffix(".tmp")
                 temporary.write_bytes(content)
                 temporary.replace(path)
-            self._remove_oldest()
+            self.keep(self.most)
         except OSError as error:
             raise _not_kept(self.store, error) from error
         return content
@@ -109,12 +110,13 @@ class Blocks:
             found |= {part: data[part[1] - start : part[1] - start + part[2]] for part in held}
         return b"".join(found[part] for part in parts)
 
-    def _remove_oldest(self) -> None:
-        """Remove blocks beyond `most`; one that is needed after all is read again."""
-        kept = [entry for entry in os.scandir(self.folder) if entry.name.isdigit()]
-        ages = sorted((_age(entry), entry.path) for entry in kept)
-        for _, path in ages[: max(0, len(ages) - self.most)]:
-            Path(path).unlink(missing_ok=True)
+    def keep(self, most: int) -> None:
+        """Remove all blocks but those read last; one that is needed after all is read again."""
+        with suppress(OSError):  # other processes remove them too
+            kept = [entry for entry in os.scandir(self.folder) if entry.name.isdigit()]
+            ages = sorted((_age(entry), entry.path) for entry in kept)
+            for _, path in ages[: max(0, len(ages) - most)]:
+                Path(path).unlink(missing_ok=True)
 
 
 class _OfProcess:

@@ -82,6 +82,11 @@ class ShardSource:
             return self
         return replace(self, blocks=Blocks(self.store, -(-images // order.BLOCK)))
 
+    def release(self) -> None:
+        """Remove the blocks that are kept."""
+        if self.blocks is not None:
+            self.blocks.keep(0)
+
 
 def holds_shards(root: str | Path) -> bool:
     """Tell whether a folder has an index of shards; whatever is on a server must have one."""
