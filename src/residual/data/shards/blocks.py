@@ -44,11 +44,12 @@ class Blocks:
         """Begin to read a block, unless it is on its way; one that failed is tried anew."""
         own = self._of_process()
         with own.guard:
-            if number not in own.coming or own.coming[number].done():
-                own.coming[number] = Future()
+            future = own.coming.get(number)
+            if future is None or future.done():
+                future = own.coming[number] = Future()
                 # a thread that ends with the process, whatever it waits for
-                threading.Thread(target=self._work, args=(own, number, parts), daemon=True).start()
-            return own.coming[number]
+                threading.Thread(target=self._work, args=(own, future, number, parts), daemon=True).start()
+            return future
 
     def has(self, number: int) -> bool:
         """Tell whether a block is kept."""
@@ -75,16 +76,16 @@ class Blocks:
             self._own = _OfProcess()
         return self._own
 
-    def _work(self, own: "_OfProcess", number: int, parts: Sequence[Part]) -> None:
-        future = own.coming[number]
+    def _work(self, own: "_OfProcess", future: Future[bytes], number: int, parts: Sequence[Part]) -> None:
         try:
             with own.gate:
-                future.set_result(self._fetch(number, parts))
+                content = self._fetch(number, parts)
         except Exception as error:  # whoever waits for it raises it
             future.set_exception(error)
             return
         with own.guard:
-            del own.coming[number]
+            del own.coming[number]  # sooner than it is done, so that it is not begun anew
+        future.set_result(content)
 
     def _fetch(self, number: int, parts: Sequence[Part]) -> bytes:
         """Return a block, which is kept from now on."""
@@ -95,8 +96,11 @@ class Blocks:
                     return path.read_bytes()
                 content = self._content(parts)
                 temporary = path.with_suffix(".tmp")
-                temporary.write_bytes(content)
-                temporary.replace(path)
+                try:
+                    temporary.write_bytes(content)
+                    temporary.replace(path)
+                finally:
+                    temporary.unlink(missing_ok=True)
             self.keep(self.most)
         except OSError as error:
             raise _not_kept(self.store, error) from error
