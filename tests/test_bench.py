@@ -17,6 +17,8 @@ from residual.bench import baseline, contest, ours, photographs, roofline
 from residual.bench.contest import Outcome, Spread, compare
 from residual.bench.page import table_of
 from residual.bench.suites import run_suites
+from residual.data.folder import load_photos
+from residual.data.shards.write import write_shards
 from residual.reproduce import pages
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,8 +97,8 @@ def test_every_contestant_works(steps):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Make three photographs of two classes."""
-    for name in ("a/1.jpg", "a/2.jpg", "b/1.jpg"):
+    """Make three photographs of two classes, and two to train on."""
+    for name in ("val/a/1.jpg", "val/a/2.jpg", "val/b/1.jpg", "train/a/0.jpg", "train/b/0.jpg"):
         path = tmp_path / "pictures" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.linear_gradient("L").convert("RGB").resize((320, 240)).save(path)
@@ -104,8 +106,11 @@ def pictures(tmp_path):
 
 
 @pytest.mark.parametrize("crop", ["scale", "area"])
-def test_both_ways_to_decode_make_batches_of_one_size(pictures, crop, monkeypatch):
-    files, made = [str(path) for path in sorted(pictures.rglob("*.jpg"))], []
+@pytest.mark.parametrize("shards", [False, True])
+def test_both_ways_to_decode_make_batches_of_one_size(shards, pictures, tmp_path, crop, monkeypatch):
+    if shards:
+        write_shards(pictures, tmp_path / "shards")
+    files, made = load_photos(tmp_path / "shards" if shards else pictures), []
     stack, from_numpy = torch.stack, torch.from_numpy
     monkeypatch.setattr(photographs.torch, "stack", lambda images: made.append(stack(images)))
     next(photographs.ours(files, crop, 4))

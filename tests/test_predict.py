@@ -7,12 +7,15 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import residual
 from odd_files import bad_files, encode, picture, picture_folder
+from residual.data.photos import SourceError
+from residual.data.shards.write import write_shards
 from residual.inference.inputs import find_images
 from residual.inference.many import classify_files
 from residual.runtime.progress import Reporter
@@ -275,3 +278,44 @@ def test_the_batches_do_not_wait_for_all_images(model, folder, monkeypatch):
     assert done == []
     list(answers)
     assert done == [2, 4, 6, 8, 10, 12]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_in_shards_are_answered_as_in_the_folder_by_their_paths_in_the_index(
+    workers, cli, model, photographs, tmp_path
+):
+    write_shards(photographs, tmp_path / "shards", size=60_000)
+    answers = {}
+    for place in (photographs, tmp_path / "shards"):
+        code, out, err = cli("predict", model, place, "--json", "--workers", workers)
+        assert code == 0, err
+        answers[place] = json.loads(out)
+    for answer in answers[photographs]:
+        answer["path"] = str(Path(answer["path"]).relative_to(photographs))
+    by_path = sorted(answers[tmp_path / "shards"], key=lambda answer: answer["path"])
+    assert by_path == sorted(answers[photographs], key=lambda answer: answer["path"])
+
+
+def test_shards_that_are_broken_or_not_alone(cli, model, photographs, tmp_path):
+    out = tmp_path / "shards"
+    write_shards(photographs, out, size=60_000)
+    code, _, err = cli("predict", model, out, photographs)
+    assert (code, f"{out} holds shards, which are given alone" in err) == (2, True)
+    path = out / "train-000000.tar"
+    content = bytearray(path.read_bytes())
+    content[512:1024] = bytes(512)
+    path.write_bytes(content)
+    code, _, err = cli("predict", model, out, "--csv", tmp_path / "answers.csv")
+    assert (code, err.count("cannot decode train/ant/0.jpg: ")) == (3, 1)
+    assert len(read_csv(tmp_path / "answers.csv")) == 36
+    path.write_bytes(content[:-1])
+    code, _, err = cli("predict", model, out)
+    assert (code, "copy it again" in err) == (3, True)
+
+
+def test_a_shard_that_goes_while_images_are_answered_ends_it_by_name(model, photographs, tmp_path):
+    write_shards(photographs, tmp_path / "shards", size=60_000)
+    images = find_images([str(tmp_path / "shards")])
+    (tmp_path / "shards" / "val-000000.tar").unlink()
+    with pytest.raises(SourceError, match=r"cannot read .*val-000000\.tar at byte 512"):
+        list(classify_files(residual.Classifier(model), images, workers=0))

@@ -2,16 +2,20 @@
 
 import threading
 import time
+from collections import Counter
+from random import Random
 
 import pytest
 import torch
 
 import residual
 from conftest import comparable
+from faults import record
 from residual.data import workers as workers_module
 from residual.data.folder import load_folder
+from residual.data.photo_batches import epoch_order
 from residual.data.photos import SourceError
-from residual.data.shards import store
+from residual.data.shards import order, store
 from residual.data.shards.verify import verify_shards
 from residual.data.shards.write import write_shards
 from residual.errors import DataError, InterruptedRunError, UsageError
@@ -122,6 +126,83 @@ def test_a_server_that_always_cuts_or_stalls_is_named_with_shard_and_offset(url,
     assert time.monotonic() - began < 15, "bounded"
 
 
+@pytest.mark.parametrize("status", [500, 502, 503, 429])
+def test_a_server_that_answers_with_an_error_is_asked_again_then_named(status, url, server):
+    photos = load_folder(url).train
+    whole, left = photos.content(0), [status] * 3
+
+    def answer(handler):
+        if left:
+            handler.send_error(left.pop())
+        else:
+            handler.send_file()
+
+    server.answer = answer
+    assert photos.content(0) == whole
+    left += [status] * 4
+    with pytest.raises(SourceError, match=rf"train-000000\.tar at byte 512, tried 4 times: {status}"):
+        photos.content(0)
+    assert not left
+
+
+def test_a_shard_on_a_server_that_is_shorter_than_in_its_index_is_named(url, server):
+    photos, name = load_folder(url).train, "/pets/train-000000.tar"
+    whole = server.files[name]
+    server.files[name] = whole[:600]
+    with pytest.raises(
+        SourceError, match=r"train-000000\.tar at byte 512, tried 4 times: 88 of [\d,]+ bytes"
+    ):
+        photos.content(0)
+    server.files[name] = whole[:400]
+    with pytest.raises(SourceError, match=r"cannot read .*train-000000\.tar at byte 512"):
+        photos.content(0)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("which", ["shuffle", "blocks"])
+def test_a_server_that_fails_at_random_gives_the_folders_batches(
+    which, photographs, url, server, monkeypatch
+):
+    """A third of all requests is cut, stalls or has another fault, none more than three times."""
+    monkeypatch.setattr(store, "TIMEOUT", 1.5)
+    monkeypatch.setattr(order, "BLOCK", 2)
+    monkeypatch.setattr(order, "MIXED", 2)
+    epoch_order.cache_clear()
+    photos, random, failed, done = load_folder(url).train, Random(0), Counter(), threading.Event()
+    expected = batches(load_folder(photographs).train, 0, which)
+
+    def answer(handler):
+        key = handler.path, handler.headers.get("Range")
+        fault = random.choice(["cut", "empty", "stall", 500, 503, *[""] * 10])
+        if not fault or failed[key] == 3:
+            failed[key] = 0
+            handler.send_file()
+            return
+        failed[key] += 1
+        tried[fault] += 1
+        if fault == "stall":
+            done.wait(3)
+        elif isinstance(fault, int):
+            handler.send_error(fault)
+        else:
+            handler.send_response(206)
+            handler.send_header("Content-Length", "1000")
+            handler.end_headers()
+            handler.wfile.write(bytes(100 if fault == "cut" else 0))
+
+    tried, server.answer = Counter(), answer
+    try:
+        for workers in (0, 2) * 5:
+            assert batches(photos, workers, which) == expected
+    finally:
+        done.set()
+        epoch_order.cache_clear()
+    assert len(tried) == 5
+    assert sum(tried.values()) > 30
+    for fault, count in tried.items():
+        record(9, f"a server of shards, {which}: {fault}", count, "tried again; the folder's batches")
+
+
 def test_what_another_try_would_not_mend_is_said_at_once(url, server):
     photos = load_folder(url, on_bad_image="skip").train
     server.seen.clear()
@@ -158,25 +239,6 @@ def test_another_file_system_of_fsspec(photographs, shards):
     assert all(torch.equal(photos[index][0], folder[index][0]) for index in range(IMAGES))
     with pytest.raises(DataError, match=r"cannot read memory://bucket/none/shards\.json: it is not there"):
         load_folder("memory://bucket/none")
-
-
-def test_s3(photographs, shards, monkeypatch):
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server")
-    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(key, "testing")
-    running = server.ThreadedMotoServer(port=0)
-    running.start()
-    try:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*running.get_host_and_port()))
-        files = fsspec.filesystem("s3")
-        files.mkdir("bucket")
-        for path in shards.iterdir():
-            files.pipe_file(f"bucket/pets/{path.name}", path.read_bytes())
-        photos = load_folder("s3://bucket/pets").train
-        assert batches(photos, 2) == batches(load_folder(photographs).train)
-    finally:
-        running.stop()
 
 
 @pytest.mark.parametrize(

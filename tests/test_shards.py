@@ -63,11 +63,11 @@ def copied(shards, tmp_path):
     return out
 
 
-def batches(photos, workers=0):
+def batches(photos, workers=0, order="shuffle"):
     """Return the training batches of two epochs, flattened into bytes."""
     normalization = Normalization.of_channels(IMAGENET_MEAN, IMAGENET_STD)
     augment, cpu = ResizedCrop(), torch.device("cpu")
-    made = PhotoBatches(photos, normalization, 32, 7, augment, 3, cpu, workers=workers)
+    made = PhotoBatches(photos, normalization, 32, 7, augment, 3, cpu, workers=workers, order=order)
     found = [
         (images.numpy().tobytes(), labels.tolist()) for images, labels in map(made.__getitem__, range(7))
     ]

@@ -25,7 +25,7 @@ def bench(
         ),
     ] = "all",
     models: Annotated[list[str] | None, typer.Argument(help="Networks; by default each suite's own.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Photographs to decode, for `decode`.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Photographs to decode, or shards, for `decode`.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Number of rounds; the median is reported.")] = 7,
     device: Device = None,
     save: Annotated[Path | None, typer.Option(help="Folder for a JSON file with the figures.")] = None,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Images = Annotated[
     list[str] | None,
-    typer.Argument(help="Files, folders, patterns, or - for a list of paths on standard input."),
+    typer.Argument(help="Files, folders, patterns, shards, or - for a list of paths on standard input."),
 ]
 Top = Annotated[int, typer.Option(min=1, help="How many classes to name.")]
 Csv = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answers as CSV.")]

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -109,6 +109,14 @@ class DecodedPhotos(Photos):
             chosen.width,
         )
         return chosen.padded(torch.from_numpy(resize(self.store.image(number), region, interpolation)))
+
+    def ahead(self, indices: Sequence[int]) -> Self:
+        """Return these: nothing is read of the files."""
+        return self
+
+    def in_blocks(self, images: int) -> Self:
+        """Return these, as above."""
+        return self
 
     def take(self, indices: Tensor) -> Self:
         """Return the images with these indices, in their order."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..recipes.augment import ResizedCrop, ScaleCrop
-from ..recipes.schema import Balance, Fit
+from ..recipes.schema import Balance, Fit, Order
 from ..runtime.launch import ALONE, Part
 from .colour import pca_colour
 from .decode import BadImageError
@@ -22,6 +22,7 @@ from .normalization import Normalization
 from .photo_augment import Place, choose_crop
 from .photos import Photos
 from .sampler import Members, bounds, class_weights, epoch_generator
+from .shards import order as blocks
 from .trivial_augment import trivial_augment
 from .workers import map_in_workers
 
@@ -53,6 +54,7 @@ class DecodeStep:
     seed: int
     fit: Fit = "crop"
     members: Members | None = None  # of the classes, where they are to come equally often
+    order: Order = "shuffle"
     part: Part = ALONE  # whose share of each batch is decoded, see `places`
 
     @property
@@ -79,7 +81,7 @@ class DecodeStep:
         bad: dict[str, str] = {}
         positions = [step * self.batch_size + place % self.batch_size for place in self.places]
         wanted = [self._wanted(position) for position in positions]
-        photos = self.photos.ahead(wanted)
+        photos = self.photos.ahead([*wanted, *self._later((step + 1) * self.batch_size)])
         pairs = [
             self._image(photos, position, first, bad)
             for position, first in zip(positions, wanted, strict=True)
@@ -91,7 +93,13 @@ class DecodeStep:
         """Return the number of the image at a position of the stream."""
         epoch, within = divmod(position, len(self.photos))
         repeats = self.augment.repeats if isinstance(self.augment, ResizedCrop) else 1
-        return int(epoch_order(self.seed, epoch, len(self.photos), repeats, self.members)[within])
+        how = (repeats, self.members, self.order)
+        return int(epoch_order(self.seed, epoch, len(self.photos), *how)[within])
+
+    def _later(self, position: int) -> list[int]:
+        """Return images that come after a batch and are read with it, where blocks are read."""
+        more = 0 if self.order == "shuffle" else min(blocks.AHEAD, len(self.photos))
+        return [self._wanted(position + number) for number in range(more)]
 
     def _image(self, photos: Photos, position: int, first: int, bad: dict[str, str]) -> tuple[Tensor, int]:
         """Return the crop at a position of the stream, and the number of the image that it is from."""
@@ -116,14 +124,18 @@ class DecodeStep:
         raise DataError(f"none of the {len(photos)} images in {photos.where} can be decoded")
 
 
-@lru_cache(maxsize=2)  # a batch may span two epochs
-def epoch_order(seed: int, epoch: int, size: int, repeats: int, members: Members | None = None) -> Tensor:
+@lru_cache(maxsize=3)  # a batch and what is read ahead may span three epochs
+def epoch_order(
+    seed: int, epoch: int, size: int, repeats: int, members: Members | None = None, order: Order = "shuffle"
+) -> Tensor:
     """Return the order of an epoch's images [N]; repeated ones follow each other, so fewer have a turn."""
-    if members is None:
-        order = torch.randperm(size, generator=epoch_generator(seed, epoch))
+    if members is not None:
+        found = members.order(seed, epoch, size)
+    elif order == "blocks":
+        found = blocks.block_order(seed, epoch, size)
     else:
-        order = members.order(seed, epoch, size)
-    return order.repeat_interleave(repeats)[:size]
+        found = torch.randperm(size, generator=epoch_generator(seed, epoch))
+    return found.repeat_interleave(repeats)[:size]
 
 
 class PhotoBatches(Batches):
@@ -141,6 +153,7 @@ class PhotoBatches(Batches):
         balance: "sampler": all classes come equally often; "weights": `class_weights` says how their losses
             count; "none".
         part: see `Batches`.
+        order: "shuffle" or "blocks", see `data/shards/order.py`.
 
     Raises:
         UsageError: the batch is larger than the training set.
@@ -160,6 +173,7 @@ class PhotoBatches(Batches):
         fit: Fit = "crop",
         balance: Balance = "none",
         part: Part = ALONE,
+        order: Order = "shuffle",
     ) -> None:
         super().__init__(len(photos), batch_size, part)
         self.normalization = normalization.to(device)
@@ -168,7 +182,9 @@ class PhotoBatches(Batches):
         if balance == "weights":
             self.class_weights = class_weights(photos.labels, self.classes).to(device)
         members = Members.of(photos.labels) if balance == "sampler" else None
-        self._decode = DecodeStep(photos, augment, image_size, batch_size, seed, fit, members, part)
+        if order == "blocks":
+            photos = photos.in_blocks(blocks.images_kept(apart=2 * workers * batch_size))
+        self._decode = DecodeStep(photos, augment, image_size, batch_size, seed, fit, members, order, part)
         self._stream: Generator[Decoded] | None = None
         self._next = -1  # the step that the stream gives next
         self._first: Decoded | None = None  # step 0, where it was looked at before training
@@ -224,10 +240,11 @@ class PhotoBatches(Batches):
             raise
 
     def close(self) -> None:
-        """End the workers; the next batch starts new ones."""
+        """End the workers and remove the blocks that were kept; the next batch starts anew."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+        self.photos.release()
 
     def _augmented(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Do what acts on whole batches, drawn on the CPU so that it is the same on every device.

@@ -48,6 +48,12 @@ class Source(Protocol):
     def ahead(self, indices: Sequence[int]) -> Self:
         """Return a copy that begins to read these images, so that several are on their way at once."""
 
+    def in_blocks(self, images: int) -> Self:
+        """Return a copy that reads blocks of neighbours at once, and keeps those of so many images."""
+
+    def release(self) -> None:
+        """Remove the blocks that are kept."""
+
 
 @dataclass(frozen=True, eq=False)
 class Photos:
@@ -100,6 +106,18 @@ class Photos:
     def ahead(self, indices: Sequence[int]) -> Self:
         """Return photographs of which these are wanted next: a slow source reads several at once."""
         return self if self.source is None else replace(self, source=self.source.ahead(indices))
+
+    def in_blocks(self, images: int) -> Self:
+        """Return photographs of which neighbours come at about the same time: they are read at once.
+
+        What a slow source has read of them is kept, for the last so many images.
+        """
+        return self if self.source is None else replace(self, source=self.source.in_blocks(images))
+
+    def release(self) -> None:
+        """Remove what is kept of neighbours; it is read again where it is needed."""
+        if self.source is not None:
+            self.source.release()
 
     def name(self, index: int) -> str:
         """Return what errors call an image."""

@@ -1,4 +1,4 @@
-"""Which images a user means: files, folders, shell patterns, or a list on standard input."""
+"""Which images a user means: files, folders, shell patterns, shards, or a list on standard input."""
 
 import glob
 import os
@@ -10,27 +10,32 @@ from typing import BinaryIO
 from ..data.scan import Paths, scan
 from ..errors import DataError, UsageError
 from ..runtime.files import found
+from .shards import ShardImages, shard_images
 
 STANDARD_INPUT = "-"
 
 
-def find_images(given: Sequence[str], listed: BinaryIO | None = None) -> Paths:
+def find_images(given: Sequence[str], listed: BinaryIO | None = None) -> Paths | ShardImages:
     """Return the paths of images, in the order given.
 
     Args:
-        given: files, which are taken whatever their suffix, even if they do not exist; folders, whose images
-            are found by their suffix (see `scan`); patterns such as "photos/**/*.jpg", where the shell has
-            not expanded them; and "-" for the paths in `listed`.
+        given: shards alone, in a folder or at an address; or files, which are taken whatever their suffix,
+            even if they do not exist; folders, whose images are found by their suffix (see `scan`); patterns
+            such as "photos/**/*.jpg", where the shell has not expanded them; and "-" for the paths in
+            `listed`.
         listed: paths of files and folders, one a line, or each ended by a NUL as `find -print0` writes them.
 
     Raises:
-        UsageError: nothing is given, or "-" twice or without a list.
-        DataError: a folder cannot be read, or there are no images.
+        UsageError: nothing is given, or "-" twice or without a list, or shards beside something else.
+        DataError: a folder cannot be read, there are no images, or shards are incomplete.
     """
     if not given:
         raise UsageError("which images? Give files, folders, patterns, or - for a list on standard input")
     if list(given).count(STANDARD_INPUT) > 1:
         raise UsageError("standard input (-) can be read only once")
+    in_shards = shard_images(given)
+    if in_shards is not None:
+        return in_shards
     paths = Paths.of(_found(given, listed))
     if not len(paths):
         names = ["standard input" if name == STANDARD_INPUT else name for name in given]

@@ -13,6 +13,7 @@ from ..data.preprocessing import Preprocessing
 from ..data.workers import default_workers, in_batches, map_in_workers
 from ..errors import DataError, UsageError
 from .classifier import Classifier, Prediction
+from .shards import ShardImages, decoded
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def classify_files(
 
     Args:
         classifier: the network.
-        paths: the files; a list or `Paths`.
+        paths: the files; a list, `Paths`, or the images of shards.
         top: how many classes, at most all.
         features: give the features too, which torch computes.
         workers: processes that decode; by default what suits the number of images and the device.
@@ -114,7 +115,12 @@ def _answers(
     workers: int,
     progress: Callable[[int], None],
 ) -> Generator[Answer]:
-    with closing(map_in_workers(Load(classifier.config.preprocessing), paths, workers)) as loaded:
+    preprocessing = classifier.config.preprocessing
+    if isinstance(paths, ShardImages):
+        decoding = decoded(preprocessing, paths, workers)
+    else:
+        decoding = map_in_workers(Load(preprocessing), paths, workers)
+    with closing(decoding) as loaded:
         pairs = zip(paths, loaded, strict=True)
         yield from classify_loaded(classifier, pairs, top=top, features=features, progress=progress)
 

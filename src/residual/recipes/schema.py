@@ -24,6 +24,7 @@ MAX_FILE = 2**20  # bytes; a recipe takes about one thousand
 DATASETS = ("cifar10", "cifar100", "digits")
 Fit = Literal["crop", "pad", "squish"]
 Balance = Literal["none", "weights", "sampler"]
+Order = Literal["shuffle", "blocks"]
 FOLDER = "folder"  # the data of a run on photographs in a folder, or in a CSV file
 
 
@@ -110,6 +111,7 @@ class Recipe(Section):
     early_stop: Whole = Field(0, ge=0, description="evaluations without a lower validation error; 0: never")
     time: Number = Field(0.0, ge=0, description="seconds that the schedule is fitted to; 0: iterations count")
     balance: Balance = "none"
+    order: Order = Field("shuffle", description="of photographs; blocks: for shards on a slow server")
     curve: Literal["none", "test"] = "none"
     log_every: Whole = Field(100, ge=1)
     evaluate_every: Whole = Field(400, ge=1)
@@ -138,6 +140,8 @@ class Recipe(Section):
             raise UsageError("compile and bn_groups cannot be combined: leave one out")
         if self.bn_groups > 1 and self.sync_bn:
             raise UsageError("bn_groups has BN see parts of a batch, sync_bn the whole: leave one out")
+        if self.order == "blocks" and self.balance == "sampler":
+            raise UsageError("order = blocks and balance = sampler cannot be combined: choose one")
         if self.schedule.shape == "plateau" and not self.validation:
             raise UsageError("schedule.shape = plateau needs a validation set: set --validation")
         if self.optimizer.nesterov and not self.optimizer.momentum:

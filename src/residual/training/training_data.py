@@ -122,7 +122,8 @@ def check_recipe(recipe: Recipe, dataset: Dataset | PhotoDataset) -> tuple[int, 
 def _refuse_keys_of_photographs(recipe: Recipe) -> None:
     """Refuse what would do nothing: images in memory keep their size, and their mean is measured."""
     own, usual = recipe.flat(), Recipe().flat()
-    for key in ("image_size", "test_size", "test_resize", "normalization", "fit", "balance", "weights"):
+    sizes = ("image_size", "test_size", "test_resize", "fit")
+    for key in (*sizes, "normalization", "balance", "order", "weights"):
         if own[key] != usual[key]:
             raise UsageError(f"{key} is for photographs in a folder, not for images in memory: leave it out")
 
@@ -177,6 +178,7 @@ def photographs(
         fit=recipe.fit,
         balance=recipe.balance,
         part=ranks.own(),
+        order=recipe.order,
     )
     facts = {
         "validation_sha256": digest,

@@ -14,6 +14,8 @@ from ...errors import DataError, UsageError
 from ...runtime.files import found
 from ..names import is_url
 from ..photos import OnBadImage, PhotoDataset, Photos, fingerprint_of
+from . import order
+from .blocks import Blocks, Part
 from .index import HEAD, Index, Integers, Samples, read_index
 from .store import Store, open_store
 
@@ -28,6 +30,7 @@ class ShardSource:
     offsets: Integers
     lengths: Integers
     coming: Mapping[int, Future[bytes]] = field(default_factory=dict)
+    blocks: Blocks | None = None
 
     @property
     def root(self) -> str:
@@ -40,13 +43,25 @@ class ShardSource:
         Raises:
             SourceError: it cannot be read.
         """
+        if self.blocks is not None:
+            number, place = divmod(index, order.BLOCK)
+            return self.blocks.read(number, self._parts(number), place)
         return self.store.read(*self._part(index), self.coming.get(index))
 
-    def _part(self, index: int) -> tuple[str, int, int]:
+    def _part(self, index: int) -> Part:
         return self.names[int(self.shards[index])], int(self.offsets[index]), int(self.lengths[index])
+
+    def _parts(self, block: int) -> list[Part]:
+        first = block * order.BLOCK
+        return [self._part(index) for index in range(first, min(first + order.BLOCK, len(self.shards)))]
 
     def ahead(self, indices: Sequence[int]) -> Self:
         """Return a copy that begins to read these images, if they are on a server."""
+        if self.blocks is not None:
+            for number in dict.fromkeys(index // order.BLOCK for index in indices):
+                if not self.blocks.has(number):
+                    self.blocks.begin(number, self._parts(number))
+            return self
         begun = {index: self.store.begin(*self._part(index)) for index in set(indices)}
         return replace(self, coming={index: part for index, part in begun.items() if part is not None})
 
@@ -59,7 +74,18 @@ class ShardSource:
         """Return those with these indices, in their order."""
         chosen = indices.numpy()
         parts = (self.shards[chosen], self.offsets[chosen], self.lengths[chosen])
-        return replace(self, shards=parts[0], offsets=parts[1], lengths=parts[2], coming={})
+        return replace(self, shards=parts[0], offsets=parts[1], lengths=parts[2], coming={}, blocks=None)
+
+    def in_blocks(self, images: int) -> Self:
+        """Return a copy that reads blocks from a server and keeps those of so many images."""
+        if not is_url(self.root):
+            return self
+        return replace(self, blocks=Blocks(self.store, -(-images // order.BLOCK)))
+
+    def release(self) -> None:
+        """Remove the blocks that are kept."""
+        if self.blocks is not None:
+            self.blocks.keep(0)
 
 
 def holds_shards(root: str | Path) -> bool:

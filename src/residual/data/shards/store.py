@@ -1,7 +1,9 @@
 """Byte ranges of files in a folder or, through fsspec, on a server, whose faults are waited out."""
 
 import asyncio
+import errno
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -19,6 +21,7 @@ AT_ONCE = 16  # parts that are read ahead
 TRIES = 4
 WAIT = 1.0  # seconds before the second try; doubled before each later one
 TIMEOUT, SLOWEST = 30.0, 100_000  # each try takes so many seconds at most, and one more for so many bytes
+NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError")  # of botocore
 TRY_AGAIN = (408, 425, 429)  # of the HTTP errors that blame the request
 
 
@@ -98,6 +101,7 @@ class _Remote:
             )
         self.root, self._scheme = root, parts.scheme
         self._opened: tuple[int, Any] | None = None
+        self._opening = threading.Lock()
         self._gate = asyncio.Semaphore(AT_ONCE)
         self._filesystem()
 
@@ -106,20 +110,23 @@ class _Remote:
 
     def _filesystem(self) -> Any:
         """Return fsspec's file system of this process; after a fork that of the parent would not answer."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            try:
-                import fsspec
+        with self._opening:
+            if self._opened is None or self._opened[0] != os.getpid():
+                self._opened, self._gate = (os.getpid(), self._open()), asyncio.Semaphore(AT_ONCE)
+            return self._opened[1]
 
-                found = fsspec.filesystem(self._scheme, skip_instance_cache=True, **self._options())
-            except ImportError as error:
-                extra = "s3" if self._scheme == "s3" else "shards"
-                raise UsageError(
-                    f"{self.root} needs a library that is not installed ({error}): {how_to_install(extra)}"
-                ) from error
-            except ValueError as error:
-                raise UsageError(f"{self.root}: fsspec knows no {self._scheme}://") from error
-            self._opened, self._gate = (os.getpid(), found), asyncio.Semaphore(AT_ONCE)
-        return self._opened[1]
+    def _open(self) -> Any:
+        try:
+            import fsspec
+
+            return fsspec.filesystem(self._scheme, skip_instance_cache=True, **self._options())
+        except ImportError as error:
+            extra = "s3" if self._scheme == "s3" else "shards"
+            raise UsageError(
+                f"{self.root} needs a library that is not installed ({error}): {how_to_install(extra)}"
+            ) from error
+        except ValueError as error:
+            raise UsageError(f"{self.root}: fsspec knows no {self._scheme}://") from error
 
     def begin(self, name: str, start: int, length: int) -> Future[bytes] | None:
         """Begin to read a part, see `Store`; not more than `AT_ONCE` at a time."""
@@ -211,12 +218,18 @@ class _FinalError(SourceError):
 
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):  # its text is the path alone
-        return "it is not there"
+        return "there is no such bucket" if "(NoSuchBucket)" in str(error.__cause__) else "it is not there"
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _is_final(error: Exception) -> bool:
-    """Tell whether a file is not there or not for us, which another try would not change."""
+    """Tell whether a file is not there, too short or not for us, which another try would not change."""
     status = getattr(error, "status", None)
     refused = isinstance(status, int) and 400 <= status < 500 and status not in TRY_AGAIN
-    return refused or isinstance(error, FileNotFoundError | PermissionError | UsageError)
+    too_short = isinstance(error, OSError) and error.errno == errno.EINVAL  # how s3fs says 416
+    return (
+        refused
+        or too_short
+        or isinstance(error, FileNotFoundError | PermissionError | UsageError)
+        or (type(error).__name__ in NO_CREDENTIALS)
+    )
