@@ -9,6 +9,7 @@ import torch
 from ..models.names import CIFAR_NETWORKS, IMAGENET_NETWORKS, parse_name
 from . import baseline, ours, roofline
 from .contest import Outcome, Work, compare, together
+from .ranks import bench_ranks
 from .records import Record, make_record
 
 TRAIN_BATCH, INFER_BATCH, IMAGENET_BATCH = 128, 256, 32
@@ -160,6 +161,7 @@ SUITES: dict[str, tuple[Measure, tuple[str, ...]]] = {
     "infer": (bench_infer, ("resnet20", "resnet56")),
     "jobs": (bench_jobs, ("resnet20",)),
     "models": (bench_models, ("",)),
+    "ranks": (lambda _name, _device, repeats: bench_ranks(repeats), ("",)),
 }
 
 

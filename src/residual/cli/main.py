@@ -13,6 +13,7 @@ from ..runtime.streams import unfailing_streams
 from . import (
     bench,
     compare,
+    cost,
     data,
     evaluate,
     explain,
@@ -47,6 +48,7 @@ for group in (
     models,
     data,
     bench,
+    cost,
     reproduce,
 ):
     group.add_to(app)
