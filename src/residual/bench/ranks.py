@@ -123,7 +123,8 @@ def bench_ranks(repeats: int, cases: Sequence[Case] = CASES) -> list[Record]:
             files.append(str(Path(folder) / f"{number}.jpg"))
             Image.fromarray(pixels.numpy()).save(files[-1], quality=90)
         rounds = _run_ranks(Path(folder), files, cases, repeats)
-        records = [_record(case, number, rounds) for number, case in enumerate(cases)]
+        busy = {"load_average": os.getloadavg()[0]} if hasattr(os, "getloadavg") else {}  # ours are 2 of it
+        records = [_record(case, number, rounds) | busy for number, case in enumerate(cases)]
         return [*records, _save_record(Path(folder), min(repeats, 3))]
 
 
