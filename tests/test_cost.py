@@ -15,7 +15,7 @@ from residual.bench.ranks import Case, bench_ranks, fit_link, predict
 from residual.bench.scaling import simulate
 from residual.models.complexity import complexity
 from residual.recipes.catalog import get_recipe
-from residual.reproduce.cost_page import RANKS, cost_page, jitter_of, scenarios
+from residual.reproduce.cost_page import RANKS, cost_page, scenarios
 from residual.reproduce.scaling_figure import scaling_figure
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -242,7 +242,7 @@ def test_the_committed_page_is_what_is_generated_and_has_the_measurement(tmp_pat
     assert page == (ROOT / "docs" / "cost.md").read_text()
     assert "predicted / measured" in page
     assert "Not measured yet" in cost_page({})
-    found = scenarios(jitter_of(benches))
+    found = scenarios()
     assert all([one.ranks for one in estimates] == list(RANKS) for estimates in found.values())
     limits = {one.step.limit for estimates in found.values() for one in estimates}
     assert limits >= {"arithmetic", "small_batch", "loading", "all_reduce"}

@@ -132,7 +132,7 @@ def _ranks(title: str, record: Record) -> Table:
 
 def _digits(spread: Mapping[str, float], unit: float = 1.0) -> str:
     """Show a spread with three digits."""
-    median, low, high = (f"{spread[name] * unit:,.3g}" for name in ("median", "low", "high"))
+    median, low, high = (f"{float(f'{spread[n] * unit:.3g}'):,g}" for n in ("median", "low", "high"))
     return f"{median} ({low} to {high})"
 
 

@@ -16,6 +16,7 @@ from ..runtime.device import short_name
 
 NETWORK, RECIPE, FASTEST = "resnet50", "imagenet-paper", "bfloat16"
 GPUS = (1, 8, 64)
+JITTER = 0.05  # deviation of the logarithm of a step's time on a GPU: an assumption
 RANKS = tuple(2**power for power in range(11))
 STORE = 20e9  # bytes per second of a store that all machines share, an example
 SLOW = 10e9 / 8  # bytes per second between machines, an example
@@ -44,7 +45,7 @@ residual cost --per-gpu 256 --gpus 8,64 --jitter 0.05           # the batch grow
 COSTS = """\
 ## The paper's run
 
-Dollars are {price:.2f} for a GPU and hour, an example: prices differ several times over between sellers. A
+Dollars are {price:.2f} for a GPU and hour, an example: prices differ much between sellers. A
 row is the same training, step by step: the batch of 256 is divided. The parts of a step are in
 milliseconds; "small batch" is what few images take longer than as many in a large batch, since a GPU has
 nothing to do while the processor starts the next kernel; "limit" is the largest of them, or arithmetic if
@@ -52,8 +53,8 @@ that is more than all of them."""
 
 STORY = """\
 Eight GPUs cost about as much as one in float32 and finish {faster:.1f} times sooner. With 64, each has four
-images, a step is as short as a step can be, and most of the money is for waiting. So the batch of 256 is
-what ends the scaling, not the network between the machines: the gradients of {gradients:.1f} MB take
+images, a step is as short as a step can be, and most of the money is for GPUs that wait. So the batch of
+256 is what ends the scaling, not the network between the machines: the gradients of {gradients:.1f} MB take
 {reduce:.1f} ms to reduce over 64 GPUs, and all but {exposed:.1f} ms of it is hidden behind the backward
 pass."""
 
@@ -62,26 +63,29 @@ SCALING = """\
 
 ![Images per second and the parts of a step against the number of GPUs](scaling.png)
 
-A simulation up to 1,024 GPUs in {precision}, the fastest, which meets its limits first. Times vary
-log-normally, by {jitter:.1%}: so much did steps vary in the quietest round of the measurement below, on
-cores that other programs used too; a GPU of its own should vary less, and wait less for the slowest. Each
-GPU loads {prefetch} batches ahead, and a step waits for its slowest GPU. With "256 on each" the batch grows
-with the GPUs and the steps get fewer; the learning rate must then grow too, and whether the error stays is
-another question, which this project has not tested. Two scenarios are examples of what else can be the
-limit: machines connected by {gigabit:g} Gbit/s (`--bandwidth {slow:g}`), and one store that gives all
-images at {store:.0f} GB/s (`--store {store:.0f}`) instead of a copy on each machine. Images per second, and
-what limits them:
+A simulation up to 1,024 GPUs in {precision}, the fastest, which meets its limits first. The times of steps
+vary log-normally by {jitter:.0%}, which is an assumption, and a step waits for its slowest GPU; each GPU
+loads {prefetch} batches ahead. With "256 on each" the batch grows with the GPUs and the steps get fewer; the
+learning rate must then grow too, and whether the error stays is another question, which this project has
+not tested. Two scenarios are examples of what else can be the limit: machines connected by
+{gigabit:g} Gbit/s (`--bandwidth {slow:g}`), and one store that gives all images at {store:.0f} GB/s
+(`--store {store:.0f}`) instead of a copy on each machine. Images per second, and what limits them:
 
-{table}"""
+{table}
+
+How much is lost to waiting for the slowest depends on how much steps vary: with 256 images on each, 1,024
+GPUs train as much as so many that wait for none: {spread}."""
+MEASURED_JITTER = """\
+, which is what steps of two processes varied by in the quietest round of the measurement below"""
 
 MODEL = """\
 ## The calculation
 
 - A step is `max(compute + exposed, load)`. `compute` is the time of a GPU's images, on a straight line
   between the batches whose times are known; `load` is `images / (decode rate x cores)`.
-- A ring of N ranks reduces S bytes in `2 (N - 1) / N x S / bandwidth + 2 (N - 1) x latency`, a tree in `2 S
-  / bandwidth + 2 log2 N x latency`; the faster is taken. First each machine's GPUs reduce among themselves,
-  then the machines, each with its one bandwidth.
+- A ring of N ranks reduces S bytes in `2 (N - 1) / N x S / bandwidth + 2 (N - 1) x latency`, a tree in
+  `2 S / bandwidth + 2 log2 N x latency`; the faster is taken. First each machine's GPUs reduce among
+  themselves, then the machines, each with its one bandwidth.
 - Gradients are float32, in buckets of 25 MiB as DistributedDataParallel has them, ready evenly over the
   backward pass, two thirds of `compute`; `exposed` is what remains after it.
 - An evaluation takes a third of a training step's time for each image. A checkpoint stops all GPUs.
@@ -97,13 +101,15 @@ together {total:,.0f} s = {days:.2f} days, and x 8 GPUs x {price:.2f} dollars = 
 
 CHECKED = "## Checked against two processes"
 CHECK = """\
-`{command}` on {hardware} (`results/bench/{name}`): two ranks train with gloo, one thread each. In each
-round the steps of both without an all-reduce, the loading of their images, and all-reduces of other sizes
-than theirs are measured apart. From these the calculation says how many images per second the two should
-train together, gradients being reduced after the backward pass; then they do. The three cases are one in
-which the all-reduce is a small part of a step, one in which it counts, and one in which it is the most of
-it."""
+`{command}` on {hardware}{busy} (`results/bench/{name}`): two ranks train with gloo, one thread each. In
+each round the steps of both without an all-reduce, the loading of their images, and all-reduces of other
+sizes than theirs are measured apart. From these the calculation says how many images per second the two
+should train together, gradients being reduced after the backward pass; then they do. The three cases are
+one in which the all-reduce is a small part of a step, one in which it counts, and one in which it is the
+most of it."""
 
+QUIET = 3.0  # load average up to which the two ranks had their cores for themselves
+BUSY = ", while other programs ran (load average {load:.0f})"
 VERDICT = "In the median of the rounds, prediction and measurement are at most **{worst:.0%}** apart."
 OTHERS = """\
 Networks other than ResNet-50 are taken to be as much faster or slower as they have fewer or more
@@ -122,12 +128,19 @@ def cost_page(benches: Benches) -> str:
     Args:
         benches: name and content of the files in `results/bench/`.
     """
-    deviation = jitter_of(benches)
-    sections = [HEAD, *_costs(), _scaling(deviation), _model(), _sources(), *_check(benches), _published()]
+    sections = [
+        HEAD,
+        *_costs(),
+        _scaling(jitter_of(benches)),
+        _model(),
+        _sources(),
+        *_check(benches),
+        _published(),
+    ]
     return "\n\n".join(sections) + "\n"
 
 
-def scenarios(deviation: float) -> dict[str, list[Estimate]]:
+def scenarios() -> dict[str, list[Estimate]]:
     """Simulate 1 to 1,024 GPUs: a batch that is divided or grows, a slow network, one store for all."""
     run, machine = _run(), _machine(FASTEST)
     shared = replace(machine, read_rate=STORE / cluster.IMAGE_BYTES)
@@ -138,17 +151,17 @@ def scenarios(deviation: float) -> dict[str, list[Estimate]]:
         "256 on each": (machine, cluster.LARGEST),
         "256 on each, one store": (shared, cluster.LARGEST),
     }
-    step_of = partial(simulate, jitter=deviation)
+    step_of = partial(simulate, jitter=JITTER)
     return {
         name: [estimate(run, on, ranks, local, step_of) for ranks in RANKS]
         for name, (on, local) in chosen.items()
     }
 
 
-def jitter_of(benches: Benches) -> float:
-    """Return how much steps vary, by the quietest round of the newest measurement of two ranks."""
+def jitter_of(benches: Benches) -> float | None:
+    """Return how much steps varied in the quietest round of the newest measurement of two ranks."""
     _, bench = _newest(benches)
-    return min((r["jitter"]["low"] for r in bench.get("records", ()) if r["kind"] == "ranks"), default=0.05)
+    return min((r["jitter"]["low"] for r in bench.get("records", ()) if r["kind"] == "ranks"), default=None)
 
 
 def _newest(benches: Benches) -> tuple[str, Mapping[str, Any]]:
@@ -184,21 +197,32 @@ def _costs() -> Iterable[str]:
     )
 
 
-def _scaling(deviation: float) -> str:
-    found = scenarios(deviation)
+def _scaling(measured: float | None) -> str:
+    found = scenarios()
     lines = [f"| GPUs | {' | '.join(found)} |", "|--:|" + "---|" * len(found)]
     for row in zip(*found.values(), strict=True):
         cells = (f"{one.images_per_second:,.0f}, {LIMITS[one.step.limit]}" for one in row)
         lines.append(f"| {row[0].ranks:,} | {' | '.join(cells)} |")
     return SCALING.format(
         precision=FASTEST,
-        jitter=deviation,
+        jitter=JITTER,
         prefetch=PREFETCH,
         gigabit=8 * SLOW / 1e9,
         slow=SLOW / 1e9,
         store=STORE / 1e9,
         table="\n".join(lines),
+        spread=_spread(measured),
     )
+
+
+def _spread(measured: float | None) -> str:
+    """Say how many times one GPU the most GPUs train, for several jitters."""
+    parts = []
+    for deviation in (0.01, JITTER, *([measured] if measured else [])):
+        step_of = partial(simulate, jitter=deviation)
+        found = estimate(_run(), _machine(FASTEST), RANKS[-1], cluster.LARGEST, step_of)
+        parts.append(f"{found.efficiency * found.ranks:,.0f} if by {deviation:.1%}")
+    return ", ".join(parts) + (MEASURED_JITTER if measured else "")
 
 
 def _model() -> str:
@@ -252,7 +276,9 @@ def _check(benches: Benches) -> Iterable[str]:
         return
     hardware = short_name(bench["hardware"])
     yield CHECKED
-    yield CHECK.format(command=bench["command"], hardware=hardware, name=name)
+    load = max(r.get("load_average", 0.0) for r in bench["records"])
+    busy = BUSY.format(load=load) if load > QUIET else ""
+    yield CHECK.format(command=bench["command"], hardware=hardware, name=name, busy=busy)
     medians = []
     for record in bench["records"]:
         yield "\n".join(table_of(record).as_markdown())

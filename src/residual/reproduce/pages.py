@@ -10,7 +10,7 @@ from ..runtime.files import write_text
 from .compute import PICTURE, all_series
 from .compute_figure import error_against_compute
 from .cost_page import PICTURE as COST_PICTURE
-from .cost_page import cost_page, jitter_of, scenarios
+from .cost_page import cost_page, scenarios
 from .figures import figure_4, figure_6, figure_7
 from .imagenette_page import imagenette_page, in_figure
 from .models_page import models_page
@@ -36,7 +36,7 @@ def write_pages(results: Path, output: Path) -> list[Path]:
         if benches:
             write_text(output / "speed.md", speed_page(benches))
             write_text(output / "cost.md", cost_page(benches))
-            scaling_figure(scenarios(jitter_of(benches)), output / COST_PICTURE)
+            scaling_figure(scenarios(), output / COST_PICTURE)
             written += [output / "speed.md", output / "cost.md", output / COST_PICTURE]
         written += _write_results(runs, output) if runs else []
         written += _write_imagenette(photographs, output) if photographs else []
