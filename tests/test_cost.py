@@ -7,12 +7,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
 from residual.bench import cluster
+from residual.bench.contest import Outcome, Spread
 from residual.bench.cost import BUCKET, Link, Machine, Run, Step, estimate, step_on
 from residual.bench.page import table_of
 from residual.bench.ranks import Case, bench_ranks, fit_link, predict
 from residual.bench.scaling import simulate
+from residual.bench.suites import run_suites
 from residual.models.complexity import complexity
 from residual.recipes.catalog import get_recipe
 from residual.reproduce.cost_page import RANKS, cost_page, scenarios
@@ -214,6 +217,24 @@ def test_the_command_prints_what_the_model_says(cli):
     assert code == 0
     assert "small batch" in out
     assert "stragglers" in out
+
+
+def test_measured_steps_are_what_the_command_takes(monkeypatch, cli):
+    """Here with a stand-in for the contest: a step takes 0.05 s and 0.01 s for each image."""
+
+    def compare(contestants, steps, repeats, batch_size):
+        work, arguments = contestants[""]
+        next(work(**arguments | {"name": "resnet8"}))  # one real step
+        rate = batch_size / (0.05 + 0.01 * batch_size)
+        return {"": Outcome(Spread.of([rate]), 1, [rate])} if batch_size < 8 else {}
+
+    monkeypatch.setattr("residual.bench.suites.compare", compare)
+    (record,) = run_suites("steps", ["resnet18"], torch.device("cpu"), 1)
+    sentence = table_of(record).sentences[0]
+    assert sentence == "residual cost resnet18 --step-times 1=0.06,2=0.07,4=0.09"
+    code, out, _ = cli(*sentence.split()[1:], "--gpus", "64", "--json")
+    assert code == 0
+    assert json.loads(out)[0]["step"]["small_batch"] == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,8 @@ def table_of(record: Record) -> Table:
     title = " ".join(filter(None, (record["kind"], record["network"])))  # data alone has no network
     if "errors" in record:
         return _errors(title, record)
+    if record["kind"] == "steps":
+        return _steps(f"{title}, {record['precision']}", record)
     if record["kind"] == "ranks":
         return _ranks(title, record)
     if record["kind"] == "save":
@@ -108,6 +110,15 @@ def _errors(title: str, record: Record) -> Table:
     rows = [(way, *(f"{found[name]:.2f}" for name in networks)) for way, found in record["errors"].items()]
     columns = (f"error in %, {record['images']:,} images", *networks)
     return Table(title, columns, rows, list(record["notes"]))
+
+
+def _steps(title: str, record: Record) -> Table:
+    """Arrange the seconds of steps by the images of a batch."""
+    seconds = record["step_seconds"]
+    rows = [(images, f"{1e3 * s:,.1f}", f"{int(images) / s:,.1f}") for images, s in seconds.items()]
+    option = ",".join(f"{images}={s:.3g}" for images, s in seconds.items())
+    columns = ("batch", "ms per step", "images/s")
+    return Table(title, columns, [*rows], [f"residual cost {record['network']} --step-times {option}"])
 
 
 def _ranks(title: str, record: Record) -> Table:

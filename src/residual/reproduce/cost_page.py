@@ -106,11 +106,10 @@ each round the steps of both without an all-reduce, the loading of their images,
 sizes than theirs are measured apart. From these the calculation says how many images per second the two
 should train together, gradients being reduced after the backward pass; then they do. The three cases are
 one in which the all-reduce is a small part of a step, one in which it counts, and one in which it is the
-most of it."""
+most of it. **Prediction and measurement are at most {worst:.0%} apart** in the median of the rounds."""
 
 QUIET = 3.0  # load average up to which the two ranks had their cores for themselves
 BUSY = ", while other programs ran (load average {load:.0f})"
-VERDICT = "In the median of the rounds, prediction and measurement are at most **{worst:.0%}** apart."
 OTHERS = """\
 Networks other than ResNet-50 are taken to be as much faster or slower as they have fewer or more
 multiply-adds, with a shortest step in proportion to their layers. That small batches lose on other GPUs
@@ -274,17 +273,18 @@ def _check(benches: Benches) -> Iterable[str]:
     if not bench:
         yield f"{CHECKED}\n\nNot measured yet: `residual bench ranks --save results/bench`."
         return
-    hardware = short_name(bench["hardware"])
     yield CHECKED
-    load = max(r.get("load_average", 0.0) for r in bench["records"])
-    busy = BUSY.format(load=load) if load > QUIET else ""
-    yield CHECK.format(command=bench["command"], hardware=hardware, name=name, busy=busy)
-    medians = []
-    for record in bench["records"]:
+    records = bench["records"]
+    load = max(record.get("load_average", 0.0) for record in records)
+    yield CHECK.format(
+        command=bench["command"],
+        hardware=short_name(bench["hardware"]),
+        busy=BUSY.format(load=load) if load > QUIET else "",
+        name=name,
+        worst=max(abs(record["ratio"]["median"] - 1) for record in records if record["kind"] == "ranks"),
+    )
+    for record in records:
         yield "\n".join(table_of(record).as_markdown())
-        if record["kind"] == "ranks":
-            medians.append(abs(record["ratio"]["median"] - 1))
-    yield VERDICT.format(worst=max(medians))
 
 
 def _published() -> str:
