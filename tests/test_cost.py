@@ -242,12 +242,14 @@ def test_measured_steps_are_what_the_command_takes(monkeypatch, cli):
     [
         (("--gpus", "1,none"), "--gpus must be whole numbers"),
         (("--gpus", "0"), "--gpus must be whole numbers"),
+        (("--gpus", "1000000000"), "--gpus must be whole numbers up to 100,000"),
         (("--step-times", "256:1"), "--step-times must be like"),
         (("--step-times", "256=nan"), "--step-times must be like"),
         (("--price", "-1"), "--price must be above 0"),
         (("--bandwidth", "nan"), "--bandwidth must be above 0"),
         (("--precision", "int8"), "no rate for the precision int8"),
         (("resnet20", "--recipe", "paper"), "is for recipes for ImageNet"),
+        (("resnet50", "--recipe", "imagenette"), "is for recipes for ImageNet"),
     ],
 )
 def test_the_command_refuses_in_one_line(cli, arguments, words):

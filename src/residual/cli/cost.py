@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Section = TypeVar("Section", "Link", "Machine")
 
+MOST = 100_000
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
@@ -101,7 +102,7 @@ def cost(
     from ..recipes.schema import parse_overrides
 
     chosen = get_recipe(recipe, model).replace(parse_overrides(override or []))
-    if chosen.data != "folder":
+    if not chosen.name.startswith("imagenet-"):
         raise UsageError(f"`residual cost` is for recipes for ImageNet, such as imagenet-paper, not {recipe}")
     rate = images_per_second or cluster.rate_of(chosen, precision)
     machine = cluster.machine(measured or cluster.step_seconds(rate, parse_name(model).layers))
@@ -136,8 +137,8 @@ def _counts(text: str) -> list[int]:
         counts = [int(part) for part in text.split(",")]
     except ValueError:
         counts = []
-    if not counts or min(counts) < 1:
-        raise UsageError(f"--gpus must be whole numbers such as 1,8,64, not {text}")
+    if not counts or min(counts) < 1 or max(counts) > MOST:
+        raise UsageError(f"--gpus must be whole numbers up to {MOST:,} such as 1,8,64, not {text}")
     return counts
 
 
