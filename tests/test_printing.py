@@ -28,6 +28,7 @@ COMMANDS = {
     "models": ("plain2*",),
     "info": ("resnet20",),
     "recipes": (),
+    "cost": ("--gpus", "1,8"),
     "import": (
         "WEIGHTS.pth",
         "--output",

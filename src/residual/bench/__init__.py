@@ -1,3 +1,3 @@
 """Speed: beside a baseline and the roofline, as ratios within one run. May import all but reproduce, cli."""
 
-SUITE_NAMES = ("train", "fitted", "data", "infer", "jobs", "models", "decode")
+SUITE_NAMES = ("train", "fitted", "data", "infer", "jobs", "models", "steps", "ranks", "decode")

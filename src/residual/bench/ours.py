@@ -1,5 +1,6 @@
 """What this package does, in the form in which `bench` measures it: the engine, its batches, inference."""
 
+import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +96,24 @@ def fitted(name: str, batch_size: int, *, fit: bool) -> Iterator[None]:
     while True:
         train_step(network, optimizer, guard, batch, 0)
         yield
+
+
+def steps(name: str, batch_size: int, device: str, precision: str) -> Iterator[None]:
+    """Train on one batch of random images of the network's size, eagerly, as on photographs."""
+    where = devices.resolve_device(device)
+    devices.prepare(where)
+    torch.manual_seed(0)
+    network = build_model(name).train()
+    network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = make_optimizer(network, Optimizer())
+    guard = Guard(optimizer, where)
+    images = torch.randn(batch_size, 3, *[default_size(name)] * 2, device=where)
+    labels = torch.arange(batch_size, device=where) % 10
+    batch = images.contiguous(memory_format=torch.channels_last), labels
+    with devices.cuda_settings(deterministic=False):
+        for step in itertools.count():
+            train_step(network, optimizer, guard, batch, step, precision)
+            yield
 
 
 def infer(name: str, batch_size: int, kind: str) -> Iterator[None]:

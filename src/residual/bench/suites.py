@@ -9,9 +9,11 @@ import torch
 from ..models.names import CIFAR_NETWORKS, IMAGENET_NETWORKS, parse_name
 from . import baseline, ours, roofline
 from .contest import Outcome, Work, compare, together
+from .ranks import bench_ranks
 from .records import Record, make_record
 
 TRAIN_BATCH, INFER_BATCH, IMAGENET_BATCH = 128, 256, 32
+STEP_BATCHES, STEP_BATCHES_CPU = (1, 4, 8, 16, 32, 64, 128, 256), (1, 2, 4, 8)
 # the ways to train that are compared; the first is set against the others and the roofline
 CPU_WAYS: dict[str, dict[str, Any]] = {"ours": {}, "ours, bfloat16": {"precision": "bfloat16"}}
 CUDA_WAYS: dict[str, dict[str, Any]] = {
@@ -152,6 +154,22 @@ def bench_models(_name: str, _device: torch.device, repeats: int) -> list[Record
     return records
 
 
+def bench_steps(name: str, device: torch.device, repeats: int) -> list[Record]:
+    """Measure training steps of small and large batches: what `residual cost --step-times` takes."""
+    cuda = device.type == "cuda"
+    records = []
+    for precision in ("float32", "bfloat16") if cuda else ("float32",):
+        seconds = {}
+        for images in STEP_BATCHES if cuda else STEP_BATCHES_CPU:
+            arguments = {"name": name, "batch_size": images, "device": str(device), "precision": precision}
+            found = compare({"": (ours.steps, arguments)}, {"": 50 if cuda else 2}, repeats, images)
+            if found:  # large ones may exceed the memory
+                seconds[str(images)] = images / found[""].images_per_second.median
+        record = make_record("steps", name, 0, {}, "", ())
+        records.append({**record, "precision": precision, "step_seconds": seconds})
+    return records
+
+
 Measure = Callable[[str, torch.device, int], Record | list[Record]]
 SUITES: dict[str, tuple[Measure, tuple[str, ...]]] = {
     "train": (bench_train, ("resnet20",)),
@@ -160,6 +178,8 @@ SUITES: dict[str, tuple[Measure, tuple[str, ...]]] = {
     "infer": (bench_infer, ("resnet20", "resnet56")),
     "jobs": (bench_jobs, ("resnet20",)),
     "models": (bench_models, ("",)),
+    "steps": (bench_steps, ("resnet50",)),
+    "ranks": (lambda _name, _device, repeats: bench_ranks(repeats), ("",)),
 }
 
 

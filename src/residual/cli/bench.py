@@ -44,7 +44,7 @@ def bench(
     from ..runtime.device import describe, resolve_device
     from ..runtime.environment import environment_facts, without_paths
 
-    where = resolve_device("cpu" if what in ("fitted", "data", "infer", "decode") else device)
+    where = resolve_device("cpu" if what in ("fitted", "data", "infer", "ranks", "decode") else device)
     if data is not None:
         records = bench_decode(data, repeats)
     else:

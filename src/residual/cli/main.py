@@ -14,6 +14,7 @@ from ..runtime.streams import unfailing_streams
 from . import (
     bench,
     compare,
+    cost,
     data,
     evaluate,
     explain,
@@ -48,6 +49,7 @@ for group in (
     models,
     data,
     bench,
+    cost,
     reproduce,
 ):
     group.add_to(app)

@@ -9,12 +9,15 @@ from ..errors import RunError
 from ..runtime.files import write_text
 from .compute import PICTURE, all_series
 from .compute_figure import error_against_compute
+from .cost_page import PICTURE as COST_PICTURE
+from .cost_page import cost_page, scenarios
 from .figures import figure_4, figure_6, figure_7
 from .imagenette_page import imagenette_page, in_figure
 from .models_page import models_page
 from .page import figure_title, results_page, trained_alike, whole_runs
 from .paper_page import paper_page
 from .results import load_results
+from .scaling_figure import scaling_figure
 
 
 def write_pages(results: Path, output: Path) -> list[Path]:
@@ -32,7 +35,9 @@ def write_pages(results: Path, output: Path) -> list[Path]:
         written = []
         if benches:
             write_text(output / "speed.md", speed_page(benches))
-            written.append(output / "speed.md")
+            write_text(output / "cost.md", cost_page(benches))
+            scaling_figure(scenarios(), output / COST_PICTURE)
+            written += [output / "speed.md", output / "cost.md", output / COST_PICTURE]
         written += _write_results(runs, output) if runs else []
         written += _write_imagenette(photographs, output) if photographs else []
         if runs:
