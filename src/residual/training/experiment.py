@@ -20,6 +20,7 @@ from ..runtime import device as devices
 from ..runtime.files import found as is_found
 from ..runtime.progress import Reporter
 from ..runtime.signals import Interrupted, stop_signals
+from .bad_loss import fit
 from .continued import Continued
 from .engine import Engine
 from .find_rate import plot, range_test
@@ -273,7 +274,7 @@ def _begin(trainer: Trainer, prepared: Prepared, resumed: dict[str, Any] | None)
 
 def _train(trainer: Trainer, prepared: Prepared) -> Trained:
     """Train; then, if wanted, take BN's true averages over an epoch of batches, as the authors did."""
-    trained, batches = trainer.fit(), prepared.data.batches
+    trained, batches = fit(trainer), prepared.data.batches
     if prepared.recipe.recompute_batchnorm:
         update_bn((batches[step] for step in range(-(-batches.size // batches.batch_size))), trained.network)
     return trained
