@@ -27,9 +27,9 @@ FAULTS = {
 HEAD = """\
 # Reliability
 
-Made by `residual reproduce pages` from `results/faults/*.json`, which `make test-faults` writes: each row is a
-test that injects the fault and checks what follows. "The same to the bit" is said of weights and logged metrics,
-compared with a run without the fault. How to stop, resume and go on after a bad loss:
+Made by `residual reproduce pages` from `results/faults/*.json`, which `make test-faults` writes: each row is
+a test that injects the fault and checks what follows. "The same to the bit" is said of weights and logged
+metrics, compared with a run without the fault. How to stop, resume and go on after a bad loss:
 [train](tasks/train.md#stop-and-resume).
 """
 TESTED_ON = "Tested on: {}."
