@@ -23,7 +23,7 @@ def outcomes(what, folder, tries):
     command = [sys.executable, str(script), what, str(folder), str(tries)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_1_kills_while_saving(tmp_path):
