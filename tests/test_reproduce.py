@@ -15,12 +15,14 @@ from residual.reproduce import pages
 from residual.reproduce.campaign import reproduce
 from residual.reproduce.page import results_page, trained_alike
 from residual.reproduce.plan import Budget, plan
+from residual.reproduce.reliability_page import FAULTS, load_faults, reliability_page
 from residual.reproduce.responses import layer_responses
 from residual.reproduce.results import load_results, result_path, save_result
 from residual.training.run_folder import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 STORED = ROOT / "results" / "cifar10"
+PIPE = "\\|"  # in a cell of a table
 
 
 def tiny(count=3, **changes):
@@ -235,6 +237,23 @@ def test_the_page_of_results_comes_from_the_files_alone(tmp_path):
     assert {"figure6-paper.png", "figure7-paper.png", "error-against-compute.png"} <= set(figures)
     assert all((tmp_path / name).stat().st_size > 10_000 for name in figures)
     assert len(load_results(STORED)) == len(list(STORED.glob("*.json")))
+
+
+def test_the_page_of_reliability_comes_from_the_files_alone(tmp_path):
+    pages.write_pages(ROOT / "results", tmp_path)
+    page = (tmp_path / "reliability.md").read_text()
+    assert page == (ROOT / "docs" / "reliability.md").read_text()
+    stored = load_faults(ROOT / "results" / "faults")
+    assert all(f"| {record['case'].replace('|', PIPE)} | {record['tries']:,} |" in page for record in stored)
+    assert page.count("Not tested.") == len(FAULTS.keys() - {record["fault"] for record in stored})
+
+
+def test_a_fault_without_a_result_file_is_named_as_not_tested():
+    case = {"fault": 5, "case": "cut | bent", "tries": 1_200, "happened": "said", "lost": "nothing"}
+    page = reliability_page([{**case, "hardware": "a CPU", "version": "1.0"}])
+    assert f"| cut {PIPE} bent | 1,200 | said | nothing |" in page
+    assert page.count("Not tested.") == len(FAULTS) - 1
+    assert "a CPU; residual 1.0." in page
 
 
 def test_the_pages_are_made_by_a_target_that_trains_nothing(cli, tmp_path, monkeypatch):

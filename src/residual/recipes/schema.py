@@ -117,6 +117,7 @@ class Recipe(Section):
     evaluate_every: Whole = Field(400, ge=1)
     checkpoint_every: Whole = Field(400, ge=1)
     keep_checkpoints: Whole = Field(2, ge=1)
+    retries: Whole = Field(0, ge=0, le=3, description="times to go back after a loss that is not finite")
     label_smoothing: Number = Field(0.0, ge=0, le=1)
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     channels_last: Flag = True

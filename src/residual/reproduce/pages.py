@@ -16,6 +16,7 @@ from .imagenette_page import imagenette_page, in_figure
 from .models_page import models_page
 from .page import figure_title, results_page, trained_alike, whole_runs
 from .paper_page import paper_page
+from .reliability_page import load_faults, reliability_page
 from .results import load_results
 from .scaling_figure import scaling_figure
 
@@ -29,7 +30,8 @@ def write_pages(results: Path, output: Path) -> list[Path]:
     try:
         benches = {path.name: json.loads(path.read_text()) for path in sorted(results.glob("bench/*.json"))}
         runs, photographs = (load_results(results / name) for name in ("cifar10", "imagenette"))
-        if not benches and not runs and not photographs:
+        faults = load_faults(results / "faults")
+        if not any((benches, runs, photographs, faults)):
             raise RunError(f"no result files in {results}")
         output.mkdir(parents=True, exist_ok=True)
         written = []
@@ -44,6 +46,9 @@ def write_pages(results: Path, output: Path) -> list[Path]:
             write_text(output / "models.md", models_page(runs, photographs, benches))
             write_text(output / "paper.md", paper_page(runs, photographs))
             written += [output / "models.md", output / "paper.md"]
+        if faults:
+            written.append(output / "reliability.md")
+            write_text(written[-1], reliability_page(faults))
         return written
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"cannot make the pages: {type(error).__name__}: {error}") from error

@@ -63,6 +63,8 @@ class Reporter:
         self._started, self._estimated = time.perf_counter(), not self.enabled
         if self._open_bar():
             assert self._bar is not None
+            for task in self._bar.task_ids:  # of a run that went back
+                self._bar.remove_task(task)
             self._task = self._bar.add_task("training", total=last_step, completed=step, figures="")
 
     def fitted(self, last_step: int) -> None:

@@ -36,6 +36,7 @@ from .step import train_step
 from .sync_bn import synchronise
 
 STRETCH = 500  # steps whose batches and learning rates are put on the device at a time
+RUNNING = ("running_mean", "running_var")  # statistics of BN
 KINDS: Mapping[str, type | tuple[type, ...]] = {
     "step": int,
     **dict.fromkeys(("network", "optimizer", "schedule"), dict),
@@ -62,6 +63,7 @@ class Engine:
         self.schedule = ScheduleState()
         self.average: nn.Module | None = None  # of the weights, from its first update on
         self.step = 0
+        self.left_out: set[int] = set()  # steps that are counted and not taken, after a bad loss
         in_memory = isinstance(batches, TrainBatches)
         settings = recipe.optimizer
         self._body = body_parameters(network) if settings.frozen else []
@@ -86,7 +88,9 @@ class Engine:
             CaptureError: the CUDA graph failed. The step was not taken; later calls take eager steps.
             NonFiniteLossError: the loss was not finite; on CUDA, `wait` raises it.
         """
-        if self.captured:
+        if self.step in self.left_out:
+            self._device_steps = None  # its tables hold a batch for every step
+        elif self.captured:
             self._take_captured_step()
         else:
             self._take_eager_step()
@@ -175,8 +179,9 @@ class Engine:
 
     def check_warmup(self) -> None:
         """End the warm-up if the training error since the last check is low enough."""
-        _, error = self.warmup_window.read()
-        self.schedule = after_warmup_window(self.recipe, self.schedule, self.step, error)
+        if not self.warmup_window.empty:
+            _, error = self.warmup_window.read()
+            self.schedule = after_warmup_window(self.recipe, self.schedule, self.step, error)
 
     def check_plateau(self, error: float) -> bool:
         """Take note of a validation error, in percent; tell whether the learning rate drops for it."""
@@ -201,12 +206,14 @@ class Engine:
             self._device_steps.check(self.step)
 
     def check_weights_are_finite(self) -> None:
-        """Check the weights, reading one value from the device.
+        """Check the weights and the BN statistics, reading one value from the device.
 
         Raises:
-            NonFiniteLossError: a weight is not finite.
+            NonFiniteLossError: one of them is not finite.
         """
-        finite = torch.stack([torch.isfinite(p).all() for p in self.network.parameters()])
+        statistics = [b for name, b in self.network.named_buffers() if name.rpartition(".")[2] in RUNNING]
+        tensors = [*self.network.parameters(), *statistics]
+        finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors])
         if not bool(finite.all()):
             raise NonFiniteLossError(
                 f"the weights of step {self.step} are not finite: not saved, training stopped"
@@ -217,7 +224,9 @@ class Engine:
 
         Every rank calls it, and the first one's is what is saved.
         """
-        average = {} if self.average is None else {"average": self.average.state_dict()}
+        more: dict[str, Any] = {"left_out": sorted(self.left_out)} if self.left_out else {}
+        if self.average is not None:
+            more["average"] = self.average.state_dict()
         return {
             "step": self.step,
             "network": self.network.state_dict(),
@@ -225,7 +234,7 @@ class Engine:
             "window": self.window.state(),
             "warmup_window": self.warmup_window.state(),
             "schedule": self.schedule.as_dict(),
-            **average,
+            **more,
         }
 
     def restore(self, state: Mapping[str, Any], source: str) -> None:
@@ -242,6 +251,7 @@ class Engine:
                 raise CheckpointError(f"{source} does not fit: {name} has {error}") from error
         try:
             self.schedule = ScheduleState.from_dict(state["schedule"])
+            self.left_out |= set(state.get("left_out", ()))
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{source} does not fit: {error}") from error
         averaged = has_average(self.fitted, state["step"])
@@ -257,6 +267,8 @@ class Engine:
             raise CheckpointError(f"{source} does not fit: {str(error).splitlines()[0]}") from error
         self._restore_optimizer(state["optimizer"], source)
         self.step = state["step"]
+        self.guard.clear()
+        self._device_steps = None  # a graph writes to the momenta of before
 
     def _restore_optimizer(self, state: dict[str, Any], source: str) -> None:
         try:

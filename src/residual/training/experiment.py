@@ -1,9 +1,8 @@
 """A whole run, in stages of which each hands one thing to the next: prepared, trained, evaluated, written."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,16 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from ..data.convert import as_dataset
-from ..data.dataset import Dataset, Split
+from ..data.dataset import Dataset
 from ..data.photos import OnBadImage, PhotoDataset, Photos
 from ..errors import RunError, UsageError
-from ..evaluation.classification import Evaluation
 from ..recipes.schema import Recipe, differences
 from ..runtime import device as devices
 from ..runtime import ranks
 from ..runtime.launch import started_as
 from ..runtime.progress import Reporter
 from ..runtime.signals import Interrupted, stop_signals
+from .bad_loss import fit
 from .continued import Continued
 from .engine import Engine
 from .find_rate import plot, range_test
@@ -237,7 +236,7 @@ def _run(
     engine = Engine(
         prepared.recipe.replace({"precision": prepared.precision}), prepared.network, prepared.data.batches
     )
-    trainer = Trainer(engine, run, reporter, _evaluations(prepared, reporter), pace)
+    trainer = Trainer(engine, run, reporter, prepared.evaluations(reporter), pace)
     with reporter, devices.cuda_settings(prepared.recipe.deterministic), stop_signals.handled():
         try:
             with Tracker(run, loggers if ranks.is_first() else (), reporter) as tracker:
@@ -276,25 +275,8 @@ def _begin(trainer: Trainer, prepared: Prepared, resumed: dict[str, Any] | None)
 
 def _train(trainer: Trainer, prepared: Prepared) -> Trained:
     """Train; then, if wanted, take BN's true averages over an epoch of batches, as the authors did."""
-    trained, batches = trainer.fit(), prepared.data.batches
+    trained, batches = fit(trainer), prepared.data.batches
     if prepared.recipe.recompute_batchnorm:
         update_bn((batches[step] for step in range(-(-batches.size // batches.batch_size))), trained.network)
         average_statistics(trained.network)
     return trained
-
-
-def _evaluations(prepared: Prepared, reporter: Reporter) -> dict[str, Callable[[nn.Module], Evaluation]]:
-    """Choose what is evaluated during training: the validation set, and the test set only if asked for."""
-    recipe, data = prepared.recipe, prepared.data
-    splits = {"validation": data.validation, "test": data.dataset.test if recipe.curve == "test" else None}
-    chosen = {
-        kind: split.to(prepared.device) if isinstance(split, Split) else split
-        for kind, split in splits.items()
-        if split is not None
-    }
-
-    def evaluate(kind: str, split: Split | Photos, network: nn.Module) -> Evaluation:
-        with reporter.working(f"{kind} set", len(split)) as progress:
-            return prepared.evaluate(split, network, progress)
-
-    return {kind: partial(evaluate, kind, split) for kind, split in chosen.items()}

@@ -88,7 +88,8 @@ def write(run: Run, prepared: Prepared, evaluated: Evaluated) -> dict[str, Any]:
         raise RunError(
             f"cannot write the model folder {run.model}: {error}; once there is room, {run.how_to_resume}"
         ) from error
-    plot_runs([run], run.curves)
+    if run.metrics("train"):  # unless someone deleted them, which is no reason to fail now
+        plot_runs([run], run.curves)
     figures["model_sha256"] = digest
     if evaluated.examined is not None:
         figures |= write_report(run, prepared, evaluated.trained, evaluated.test, evaluated.examined)

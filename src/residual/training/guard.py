@@ -32,6 +32,11 @@ class Guard:
         if not self.deferred:
             self.check()
 
+    def clear(self) -> None:
+        """Forget the loss that was not finite."""
+        self.found.zero_()
+        self.first.fill_(-1)
+
     def check(self) -> None:
         """Read the flag from the device.
 

@@ -26,6 +26,11 @@ class Window:
         count = torch.full_like(loss, len(labels))
         self.sums += torch.stack([loss * len(labels), wrong.to(loss.dtype), count])
 
+    @property
+    def empty(self) -> bool:
+        """Whether no batch was added since the last reading: its step was left out."""
+        return not bool(ranks.sum_over_ranks(self.sums[2]))
+
     def read(self) -> tuple[float, float]:
         """Return the mean loss and the error in percent, of all ranks, and start a new window."""
         means = _means(ranks.sum_over_ranks(self.sums))

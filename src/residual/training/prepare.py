@@ -75,6 +75,22 @@ class Prepared:
             return evaluate_photos(network, split, preprocessing, device, progress, *how)
         return evaluate_split(network, split, preprocessing, device, progress, part)
 
+    def evaluations(self, reporter: Reporter) -> dict[str, Callable[[nn.Module], Evaluation]]:
+        """Choose what is evaluated in training: the validation set, and the test set only if asked for."""
+        test = self.data.dataset.test if self.recipe.curve == "test" else None
+        splits = {"validation": self.data.validation, "test": test}
+        chosen = {
+            kind: split.to(self.device) if isinstance(split, Split) else split
+            for kind, split in splits.items()
+            if split is not None
+        }
+
+        def evaluate(kind: str, split: Split | Photos, network: nn.Module) -> Evaluation:
+            with reporter.working(f"{kind} set", len(split)) as progress:
+                return self.evaluate(split, network, progress)
+
+        return {kind: partial(evaluate, kind, split) for kind, split in chosen.items()}
+
     def facts(self, data_dir: str | Path | None) -> dict[str, Any]:
         """Return what `environment.json` records."""
         fused = self.own_network is None and rule_fuses(

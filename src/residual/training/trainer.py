@@ -229,10 +229,11 @@ class Trainer:
             self.reporter.show(self.step, *self.engine.window.peek(), self.engine.last_learning_rate, speed)
 
     def _log(self) -> None:
+        if self.engine.window.empty:
+            return
         loss, error = self.engine.window.read()
         self.training_error = error
-        step, seconds = self._logged_at
-        self._logged_at = (self.step, self.seconds)
+        (step, seconds), self._logged_at = self._logged_at, (self.step, self.seconds)
         per_step = (self.seconds - seconds) / max(self.step - step, 1)
         images_per_second = self.recipe.batch_size / per_step
         rate = self.engine.last_learning_rate

@@ -25,6 +25,7 @@ class Tracker:
         self.run, self.names, self.reporter = run, names, reporter
         self._file = run.path / "loggers.json"
         self._open: dict[str, Logger] = {}
+        self._passed: set[tuple[int, str]] = set()  # steps and kinds of records; a run may go back
         self._records = 0  # of metrics.jsonl that were passed on, or had been before a resume
 
     def __enter__(self) -> Self:
@@ -58,7 +59,9 @@ class Tracker:
             return
         from .pictures import draw_confusion, read_picture  # loads matplotlib
 
-        pictures = {"curves": read_picture(self.run.curves), "confusion": draw_confusion(confusion, names)}
+        pictures = {"confusion": draw_confusion(confusion, names)}
+        if self.run.curves.is_file():
+            pictures["curves"] = read_picture(self.run.curves)
         numbers = _numbers(figures)
         for name, logger in list(self._open.items()):
             with self._guarded(name):
@@ -66,6 +69,9 @@ class Tracker:
 
     def _pass_on(self, record: Mapping[str, Any]) -> None:
         """Send a record to the loggers that lack it; of the steps that a resume repeats, the first stay."""
+        if (record["step"], record["kind"]) in self._passed:
+            return
+        self._passed.add((record["step"], record["kind"]))
         number, self._records = self._records, self._records + 1
         values = {
             f"{record['kind']}/{key}": value for key, value in _numbers(record).items() if key != "step"
