@@ -27,10 +27,7 @@ from .memory import is_out_of_memory
 from .optim import make_optimizer
 from .step import train_step
 
-SMALL = (
-    8,
-    16,
-)  # images of the parts that are measured on a CPU; from there on memory is linear within a tenth
+SMALL = (8, 16)  # images of the parts measured on a CPU; from there on memory is about linear
 SHARE = 0.8  # of a CPU's free memory that may be used
 
 
