@@ -69,13 +69,18 @@ class _Store:
         """Tell whether all files are there, undamaged as far as their sizes tell, for `count` images."""
         try:
             length = (self.folder / "pixels").stat().st_size
+            sizes = self.sizes[:, 2:].astype(np.int64)
             return (
-                self.ends.shape == (count,)
+                (self.ends.dtype, self.sizes.dtype) == (np.int64, np.int32)
+                and self.ends.shape == (count,)
                 and self.sizes.shape == (count, 4)
                 and int(self.ends[-1]) == length
-                and isinstance(self.bad, dict)
+                and bool((sizes >= 0).all() and (np.diff(self.ends, prepend=0) == 3 * sizes.prod(1)).all())
+                and bool((self.sizes[:, :2][sizes.all(1)] > 0).all())
+                and all(isinstance(reason, str) for reason in self.bad.values())
+                and {str(number) for number in np.flatnonzero(~sizes.all(1))} == self.bad.keys()
             )
-        except (OSError, ValueError, IndexError):
+        except Exception:  # NumPy and JSON fail with many classes of error on a damaged file
             return False
 
     def image(self, number: int) -> NDArray[np.uint8]:

@@ -1,5 +1,6 @@
 """The validation set of ILSVRC 2012 as published: images in one folder, labels in the development kit."""
 
+import io
 import re
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def flat_rows(root: Path, listing: Listing, part: str) -> Rows | None:
     rows = []
     for index, number in numbers.items():
         label = labels[number - 1] if 1 <= number <= len(labels) else ""
-        if not (label.isdecimal() and 1 <= int(label) <= len(order)):
+        if not (re.fullmatch(r"\d{1,9}", label) and 1 <= int(label) <= len(order)):
             raise DataError(f"{file} has no label from 1 to {len(order)} for {listing.paths[index]}")
         rows.append((index, order[int(label) - 1]))
     return rows
@@ -92,7 +93,7 @@ def _of_meta(file: Path) -> tuple[str, ...]:
     from scipy.io import loadmat  # takes a while to import
 
     try:
-        synsets = loadmat(file, squeeze_me=True)["synsets"]
+        synsets = loadmat(io.BytesIO(read_bounded(file, _LARGEST)), squeeze_me=True)["synsets"]
         pairs = {int(each["ILSVRC2012_ID"]): str(each["WNID"]) for each in synsets}
     except Exception as error:  # scipy's readers fail with any class of error on a corrupted file
         raise DataError(f"{file} is corrupted: {' '.join(str(error).split())}") from error

@@ -203,7 +203,9 @@ def _classes(
         names = tuple(line.strip() for line in read_bounded(Path(file), MAX_LINES).decode().splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the shard {file}: {error}") from error
-    if len(check_classes(folder, names)) < len(names):
+    if not names:
+        raise DataError(f"{file} names no class: each line must hold the name of one")
+    if len(check_classes(Path(file), names, least=1)) < len(names):
         raise DataError(f"{file} names a class twice: every label needs a name of its own")
     known = {name: number for number, name in enumerate(names)}
     labels = known if found <= known.keys() else numbers

@@ -1,0 +1,275 @@
+"""Spoiled content in place of each file that the program reads: an error of ours with its name."""
+
+import io
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from faults import record
+from readers import Reader, readers
+
+EXAMPLES = 2000  # for each reader
+HANG = 60  # seconds
+LIMIT = 3_000_000_000  # bytes that reading may add to the memory: an image of 178 million pixels takes most
+GROUPS = {
+    "recipes": ("recipe.json", "recipe.toml"),
+    "files of a run": (
+        *(
+            "environment.json",
+            "metrics.jsonl",
+            "result.json",
+            "loggers.json",
+            "a model's figures",
+            "result file",
+        ),
+    ),
+    "checkpoints": ("checkpoint", "checkpoint with its digest", "digest of a checkpoint"),
+    "model folders": ("model config", "model weights"),
+    "weights of others": (
+        "foreign weights w.pth",
+        "foreign weights old.pth",
+        "foreign weights w.safetensors",
+    ),
+    "configs of others": (*("config of timm", "config of transformers", "preprocessor of transformers"),),
+    "images": (
+        *(
+            "image JPEG",
+            "image progressive JPEG",
+            "image JPEG in grey",
+            "image PNG",
+            "image PNG with a palette",
+        ),
+        *("image WEBP", "image BMP", "image TIFF", "image GIF", "image PPM"),
+    ),
+    "shards": (
+        *("index of shards", "arrays of shards", "shard", "tar file of others", "class names of a tar file"),
+    ),
+    "lists": ("CSV list", "ground truth of ILSVRC", "names of ILSVRC", "meta.mat of ILSVRC"),
+    "CIFAR": (
+        *(
+            "binary records",
+            "class names of CIFAR-100",
+            "recorded MD5 sums",
+            "pickled batch",
+            "pickled names",
+        ),
+    ),
+    "archives": ("archive p.tar", "archive p.tar.gz"),
+    "caches": (
+        *("index of a folder", "hashes of photographs", "decoded photographs: bad.json"),
+        *("decoded photographs: ends.npy", "decoded photographs: pixels", "decoded photographs: sizes.npy"),
+    ),
+}
+ODD = (  # JSON that no file of ours holds in most places
+    *(
+        "null",
+        "true",
+        "-1",
+        "0",
+        "0.5",
+        "1e999",
+        "NaN",
+        "1e-400",
+        "9" * 400,
+        "9" * 5000,
+        str(2**63),
+        str(2**64),
+    ),
+    *('""', '"\\ud800"', '"a\\nb"', '"\\u0000"', '"../x"', '"' + "x" * 5000 + '"', "[]", "{}", "[1, 2, 3]"),
+    *(
+        '{"a": 1}',
+        "[" * 500 + "]" * 500,
+        '{"a":' * 400 + "1" + "}" * 400,
+        '[["a"]]',
+        '"nan"',
+        '"9" ',
+        "[null]",
+    ),
+)
+MARK = "\ue000"  # in place of which odd JSON is put
+ARRAYS = (
+    *(
+        np.array([], np.int64),
+        np.array(5),
+        np.array([-1, -5]),
+        np.array([2**62] * 3),
+        np.zeros((2, 3), np.uint8),
+    ),
+    *(
+        np.array([np.nan]),
+        np.array(["a"]),
+        np.zeros(3, bool),
+        np.zeros(40, np.uint8),
+        np.arange(3),
+        np.arange(8),
+    ),
+    np.zeros(3, np.uint64),
+)
+
+
+@st.composite
+def spoiled(draw: st.DrawFn, valid: bytes) -> bytes:
+    """Random bytes, or valid ones that are changed in a few places, cut, or changed in their values."""
+    kind = draw(st.sampled_from(("random", "bytes", "bytes", "bytes", "cut", "values", "values")))
+    if kind == "random":
+        return draw(st.binary(max_size=300))
+    if kind == "cut":
+        return valid[: draw(st.integers(0, len(valid)))]
+    if kind == "values":
+        if valid[:1] == b"{":
+            return _odd_json(draw, valid)
+        if valid[:2] == b"PK" and b".npy" in valid:
+            return _odd_arrays(draw, valid)
+    content = bytearray(valid)
+    for _ in range(draw(st.sampled_from((1, 1, 2, 5)))):
+        place = st.one_of(
+            st.integers(0, len(content)),
+            st.integers(0, min(len(content), 600)),  # headers
+            st.integers(max(0, len(content) - 600), len(content)),  # directories of archives
+        )
+        at = draw(place)
+        how = draw(st.sampled_from(("flip", "flip", "set", "insert", "delete", "splice")))
+        if how == "flip" and at < len(content):
+            content[at] ^= 1 << draw(st.integers(0, 7))
+        elif how == "set":
+            new = draw(st.one_of(st.binary(max_size=20), st.sampled_from((b"\xff" * 8, bytes(8), b"9" * 11))))
+            content[at : at + len(new)] = new
+        elif how == "insert":
+            content[at:at] = draw(st.binary(max_size=20))
+        elif how == "delete":
+            del content[at : at + draw(st.integers(1, 100))]
+        else:
+            start = draw(place)
+            content[at : at + 50] = content[start : start + draw(st.integers(0, 300))]
+    return bytes(content)
+
+
+def _odd_json(draw: st.DrawFn, valid: bytes) -> bytes:
+    """Replace values anywhere in JSON, or in its lines, or drop keys."""
+    text = valid.decode()
+    try:
+        lines = [json.loads(text)]
+    except ValueError:
+        lines = [json.loads(line) for line in text.splitlines()]
+    new = []
+    for _ in range(draw(st.sampled_from((1, 1, 2)))):
+        where, key = lines, draw(st.integers(0, len(lines) - 1))
+        while isinstance(where[key], dict | list) and where[key] and draw(st.integers(0, 4)):
+            where = where[key]
+            keys = list(where) if isinstance(where, dict) else range(len(where))
+            key = draw(st.sampled_from(keys))
+        if isinstance(where, dict) and not draw(st.integers(0, 5)):
+            del where[key]
+        else:
+            where[key] = MARK
+            new.append(draw(st.sampled_from(ODD)))
+    text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n"
+    for value in new:
+        text = text.replace(f'"{MARK}"', value, 1)
+    return text.encode()
+
+
+def _odd_arrays(draw: st.DrawFn, valid: bytes) -> bytes:
+    """Replace arrays of an .npz file, or drop them."""
+    with np.load(io.BytesIO(valid)) as file:
+        arrays = dict(file)
+    for _ in range(draw(st.integers(1, 2))):
+        name = draw(st.sampled_from(sorted(arrays)))
+        if draw(st.integers(0, 4)):
+            array = arrays[name]
+            changed = array.copy()
+            if changed.size:
+                changed.flat[draw(st.integers(0, changed.size - 1))] = draw(st.integers(0, 255))
+            odd = (*ARRAYS, changed, array.reshape(-1)[:-1], array.reshape(-1)[::-1])
+            arrays[name] = odd[draw(st.integers(0, len(odd) - 1))]
+        else:
+            del arrays[name]
+            break
+    buffer = io.BytesIO()
+    (np.savez_compressed if draw(st.booleans()) else np.savez)(buffer, **arrays)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("readers")
+
+
+def peak() -> int:
+    """Return the largest memory that this process has had, in bytes."""
+    resource = pytest.importorskip("resource")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def spoil(reader: Reader, folder: Path, examples: int) -> int:
+    """Read so much spoiled content; return how often it was refused."""
+    reader.prepare(folder)
+    assert reader.stub or reader.fault(folder, reader.valid) is None, "the valid file is read"
+    reader.prepare(folder)
+    refused = 0
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate, Phase.shrink),
+    )
+    @given(spoiled(reader.valid))
+    def check(content: bytes) -> None:
+        nonlocal refused
+        signal.alarm(HANG)
+        refused += reader.check(folder, content)
+        signal.alarm(0)
+
+    check()
+    return refused
+
+
+def hang(*_: object) -> None:
+    raise AssertionError(f"reading took more than {HANG} seconds")
+
+
+@pytest.fixture
+def watched() -> Iterator[None]:
+    """Let reading that takes too long, or too much memory, fail the test."""
+    handler, before = signal.signal(signal.SIGALRM, hang), peak()
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, handler)
+    assert peak() - before < LIMIT
+
+
+needs_alarm = pytest.mark.skipif(not hasattr(signal, "alarm"), reason="needs SIGALRM")
+
+
+@pytest.mark.faults
+@needs_alarm
+@pytest.mark.parametrize("group", GROUPS)
+def test_spoiled_content_is_refused_by_name_or_read(group, scratch, tmp_path, watched):
+    tries, refused = 0, 0
+    for kind in GROUPS[group]:
+        reader, folder = readers(scratch)[kind], tmp_path / kind.replace(" ", "-")
+        found = spoil(reader, folder, EXAMPLES)
+        assert found or reader.silent, kind
+        tries, refused = tries + EXAMPLES, refused + found
+    said = (
+        "made anew where they do not fit"
+        if group == "caches"
+        else f"{refused:,} refused by name, others read"
+    )
+    record(14, f"spoiled content: {group} ({len(GROUPS[group])} readers)", tries, said)
+
+
+@needs_alarm
+def test_every_reader_meets_a_few_spoiled_files(scratch, tmp_path, watched):
+    assert {kind for group in GROUPS.values() for kind in group} == set(readers(scratch))
+    for number, reader in enumerate(readers(scratch).values()):
+        spoil(reader, tmp_path / str(number), 3)
