@@ -87,8 +87,9 @@ class Reader:
 
     @property
     def names(self) -> set[str]:
-        """The names of files, one of which an error must hold; of weights and their config the folder's."""
-        return {"hub-folder"} if self.stub else {Path(name).name for name in self.files}
+        """The names of files, or of the folder that is read as a whole, one of which an error must hold."""
+        parts = {part for name in self.files for part in Path(name).parts}
+        return {part for part in parts if "." in part or part.endswith("-folder") or part in self.files}
 
     @property
     def valid(self) -> bytes:
@@ -362,17 +363,17 @@ def _shards(scratch: Path) -> Iterator[Reader]:
     pairs = [(f"{n}.jpg", _picture(n)) for n in range(4)], [(f"{n}.cls", b"%d" % (n % 2)) for n in range(4)]
     members = {name: content for pair in zip(*pairs, strict=True) for name, content in pair}
     members |= {"9.jpg": _picture(9), "9.json": b'{"label": 1}'}
-    theirs = {"t.tar": _tar(members), "names.txt": b"ant\nbee\n"}
+    theirs = {"tar-folder/t.tar": _tar(members), "names.txt": b"ant\nbee\n"}
 
     def index_them(folder: Path) -> None:
-        index_shards(folder, classes=folder / "names.txt")
-        read_index(open_store(folder))
+        index_shards(folder / "tar-folder", classes=folder / "names.txt")
+        read_index(open_store(folder / "tar-folder"))
 
     def remove_index(folder: Path) -> None:
         for name in (HEAD, SAMPLES):
-            (folder / name).unlink(missing_ok=True)
+            (folder / "tar-folder" / name).unlink(missing_ok=True)
 
-    yield Reader("tar file of others", theirs, "t.tar", index_them, clean=remove_index)
+    yield Reader("tar file of others", theirs, "tar-folder/t.tar", index_them, clean=remove_index)
     yield Reader("class names of a tar file", theirs, "names.txt", index_them, clean=remove_index)
 
 

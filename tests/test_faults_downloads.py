@@ -240,14 +240,14 @@ def test_nothing_is_half_unpacked_whatever_the_mirror_does(tmp_path, fake_cifar1
     altered[len(whole) // 2] ^= 4
     tries = 0
     for number in range(8):
-        root = tmp_path / str(number)
         faults = {
             "cut": lambda: setattr(server, "cut", draw.randrange(len(whole))),
             "altered": lambda: server.files.update({path: bytes(altered)}),
             "page": lambda: setattr(server, "answer", reply(200, PAGE)),
             "circle": lambda: setattr(server, "answer", redirected(f"{server.url}{path}")),
         }
-        for fault in draw.sample(list(faults), 4):
+        for fault in faults:
+            root = tmp_path / f"{number}-{fault}"
             server.files[path] = whole
             faults[fault]()
             code, _, err = cli("data", "fetch", "cifar10", "--data-dir", root)
@@ -257,8 +257,8 @@ def test_nothing_is_half_unpacked_whatever_the_mirror_does(tmp_path, fake_cifar1
             left = everything(root) if root.exists() else set()
             assert left <= {f"{fake_cifar10.release.archive}.part"}, "nothing is unpacked"
             tries += 1
-        server.files[path] = whole
-        assert cli("data", "fetch", "cifar10", "--data-dir", root)[0] == 0
+            server.files[path] = whole
+            assert cli("data", "fetch", "cifar10", "--data-dir", root)[0] == 0
     record(
         9,
         "residual data fetch from a broken mirror",

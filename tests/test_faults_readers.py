@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import signal
 import sys
 from collections.abc import Iterator
@@ -9,11 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from conftest import make_engine
 from faults import record
 from readers import Reader, readers
+from residual.errors import CheckpointError
+from residual.recipes.catalog import get_recipe
 
 EXAMPLES = 2000  # for each reader
 HANG = 60  # seconds
@@ -268,8 +273,57 @@ def test_spoiled_content_is_refused_by_name_or_read(group, scratch, tmp_path, wa
     record(14, f"spoiled content: {group} ({len(GROUPS[group])} readers)", tries, said)
 
 
+@pytest.mark.slow
 @needs_alarm
 def test_every_reader_meets_a_few_spoiled_files(scratch, tmp_path, watched):
     assert {kind for group in GROUPS.values() for kind in group} == set(readers(scratch))
     for number, reader in enumerate(readers(scratch).values()):
         spoil(reader, tmp_path / str(number), 3)
+
+
+TENSORS = (torch.ones(2), torch.zeros(0), torch.ones(3, 3, 3, 3), torch.ones(16, 3, 3, 3, dtype=torch.int64))
+LEAVES = (*(None, True, -1, 10**30, float("nan"), "x", [], {}, (), {"a": 1}), *TENSORS)
+
+
+@pytest.mark.faults
+@needs_alarm
+def test_a_checkpoint_whose_values_are_odd_is_refused_or_taken(watched):
+    changes = {"batch_size": 8, "ema.span": 0.5, "ema.every": 1}
+    engine = make_engine(get_recipe("demo", "resnet8").replace(changes))
+    for _ in range(2):
+        engine.take_step()
+    good = pickle.dumps(engine.state())
+    counts = [0, 0]
+
+    @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        where, state = None, pickle.loads(good)
+        key, inner = None, state
+        while isinstance(inner, dict | list) and inner and (where is None or data.draw(st.integers(0, 5))):
+            keys = list(inner) if isinstance(inner, dict) else range(len(inner))
+            where, key = inner, data.draw(st.sampled_from(keys))
+            inner = where[key]
+        if data.draw(st.integers(0, 5)):
+            where[key] = data.draw(st.sampled_from(LEAVES))
+        else:
+            del where[key]
+        signal.alarm(HANG)
+        fault = None
+        try:
+            engine.restore(state, "last.pt")
+        except CheckpointError as error:
+            fault = str(error)
+        signal.alarm(0)
+        assert fault is None or ("last.pt" in fault and len(fault.splitlines()) == 1)
+        counts[0] += fault is not None
+        counts[1] += 1
+
+    check()
+    engine.restore(pickle.loads(good), "last.pt")
+    record(
+        14,
+        "odd values in the state of a checkpoint",
+        counts[1],
+        f"{counts[0]:,} refused by name, others taken",
+    )

@@ -11,6 +11,7 @@ import tarfile
 import warnings
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -494,6 +495,13 @@ def test_a_size_below_zero_which_would_lead_back_to_the_same_header_is_refused(t
     header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * ord(" ") + sum(header[156:]))
     (tmp_path / "some.tar").write_bytes(bytes(header) * 2 + bytes(1024))
     with pytest.raises(DataError, match=r"some\.tar is corrupted"):
+        index_shards(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs /dev/zero")
+def test_a_device_in_place_of_a_tar_is_not_read(tmp_path):
+    (tmp_path / "some.tar").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=r"cannot index .*some\.tar: not a regular file"):
         index_shards(tmp_path)
 
 

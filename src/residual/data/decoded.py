@@ -71,7 +71,7 @@ class _Store:
             length = (self.folder / "pixels").stat().st_size
             sizes = self.sizes[:, 2:].astype(np.int64)
             return (
-                (self.ends.dtype, self.sizes.dtype) == (np.int64, np.int32)
+                (self.ends.dtype, self.sizes.dtype) == (np.dtype(np.int64), np.dtype(np.int32))
                 and self.ends.shape == (count,)
                 and self.sizes.shape == (count, 4)
                 and int(self.ends[-1]) == length
