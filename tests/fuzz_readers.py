@@ -1,8 +1,8 @@
 """Fuzzes the readers of files, guided by coverage, until one fails otherwise than by an error of ours.
 
-Install it first: `pip install atheris==3.0.0`. `python tests/fuzz_readers.py 20000` takes 20,000 runs of each
-reader; words after the number choose those with one of them in their names. With RESIDUAL_FAULTS=results/faults it
-keeps what it saw, as the tests of faults do.
+Install it first: `pip install atheris==3.0.0`. `python tests/fuzz_readers.py 20000` takes 20,000 runs of
+each reader; words after the number choose those with one of them in their names. What it saw is kept as by
+the tests of faults, in the folder that RESIDUAL_FAULTS names.
 """
 
 import os

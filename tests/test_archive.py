@@ -411,6 +411,13 @@ def test_other_compressions_that_are_damaged_are_refused(tmp_path, destination, 
         assert everything(destination) == set()
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs /dev/zero")
+def test_a_device_in_place_of_an_archive_is_not_read(tmp_path, destination):
+    (tmp_path / "some.tar").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=r"some\.tar: not a regular file"):
+        extract(tmp_path / "some.tar", FOLDER, destination)
+
+
 def test_what_is_no_archive_is_refused(tmp_path, destination):
     (tmp_path / "page.tar.gz").write_text("<html>not found</html>")
     with pytest.raises(DataError, match=r"page\.tar\.gz"):

@@ -193,6 +193,8 @@ def extract(archive: Path, folder: str, destination: Path) -> None:
     except OSError as error:
         raise DataError(f"cannot extract {archive}: {error}") from error
     try:
+        if not archive.is_file():  # a device may never end
+            raise OSError("not a regular file")
         with tarfile.open(archive) as tar:
             members = list(_checked_members(tar, folder, archive))
             tar.extractall(staging, members, filter="data")
