@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import DataError
-from ..runtime.files import found
+from ..runtime.files import found, read_bounded
 from .cifar import cache_folder
 from .decode import BadImageError
 from .photos import Photos
@@ -33,6 +33,7 @@ from .scan import Progress
 from .workers import map_in_workers
 
 FORMAT = 1  # part of the key: other formats are not read
+LARGEST = 1 << 30  # bytes of bad.json
 MISSING = (-1, -1)  # the size of an image whose file was not there
 
 
@@ -57,7 +58,7 @@ class _Store:
 
     @cached_property
     def bad(self) -> dict[str, str]:
-        found: dict[str, str] = json.loads((self.folder / "bad.json").read_text(encoding="utf-8"))
+        found: dict[str, str] = json.loads(read_bounded(self.folder / "bad.json", LARGEST))
         return found
 
     @cached_property
