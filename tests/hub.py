@@ -8,7 +8,7 @@ import http.server
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class Hub:
     files: dict[str, bytes]
     error: tuple[int, str] | None = None  # status and X-Error-Code of every answer
     short: bool = False  # files end early
+    changed: Callable[[bytes], bytes] = bytes  # what is sent in place of a file
+    loop: bool = False  # every address redirects to itself
     seconds: float = 0.0  # before an answer
     claimed: dict[str, int] = dataclasses.field(default_factory=dict)  # sizes that are not true
     asked: list[str] = dataclasses.field(default_factory=list)
@@ -61,6 +63,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if file:  # the library asks about itself as well
             self.hub.asked.append(f"{self.command} {file}")
         time.sleep(self.hub.seconds)
+        if self.hub.loop:
+            self.send_response(302)
+            self.send_header("Location", f"http://{self.headers['Host']}{self.path}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         code = self.hub.error
         if code is None and repository != "someone/net":
             code = (404, "RepoNotFound")
@@ -72,7 +80,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.refuse(*code)
             return
         content = self.hub.files[file]
-        sent = content[: len(content) // 2] if self.hub.short and body else content
+        sent = self.hub.changed(content) if body else content
+        sent = sent[: len(sent) // 2] if self.hub.short and body else sent
         self.send_response(200)
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')

@@ -1,5 +1,6 @@
 """Downloads that break off, and archives that are truncated, corrupted or hostile."""
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -378,6 +379,43 @@ def test_damage_anywhere_ends_in_one_kind_of_error_or_none(tmp_path, destination
         assert everything(tmp_path) == before
     assert len(errors) >= 3
     assert all("altered.tar.gz" in error for error in errors)
+
+
+def test_a_size_below_zero_which_would_lead_back_to_the_same_header_is_refused(tmp_path, destination):
+    header = bytearray(member(GOOD[0]).tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = (-512).to_bytes(12, "big", signed=True)
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * ord(" ") + sum(header[156:]))
+    (tmp_path / "some.tar").write_bytes(bytes(header) * 2 + bytes(1024))
+    with pytest.raises(DataError, match=r"some\.tar"):
+        extract(tmp_path / "some.tar", FOLDER, destination)
+    assert everything(destination) == set()
+
+
+def test_what_would_fill_the_disk_is_refused(tmp_path, destination, monkeypatch):
+    path = pack(tmp_path / "large.tar.gz", [member(name) for name in GOOD])
+    monkeypatch.setattr(archive, "MOST", 100_000)
+    with pytest.raises(DataError, match=r"large\.tar\.gz would take more than 100,000 bytes unpacked"):
+        extract(path, FOLDER, destination)
+    assert everything(destination) == set()
+
+
+@pytest.mark.parametrize("mode", ["w:bz2", "w:xz"])
+def test_other_compressions_that_are_damaged_are_refused(tmp_path, destination, mode):
+    path = pack(tmp_path / "altered.tar", [member(name) for name in GOOD], mode)
+    whole = path.read_bytes()
+    for place in range(20, len(whole), 11):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        with contextlib.suppress(DataError):
+            extract(path, FOLDER, destination)
+        shutil.rmtree(destination / FOLDER, ignore_errors=True)
+        assert everything(destination) == set()
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs /dev/zero")
+def test_a_device_in_place_of_an_archive_is_not_read(tmp_path, destination):
+    (tmp_path / "some.tar").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=r"some\.tar: not a regular file"):
+        extract(tmp_path / "some.tar", FOLDER, destination)
 
 
 def test_what_is_no_archive_is_refused(tmp_path, destination):

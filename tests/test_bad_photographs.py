@@ -6,7 +6,7 @@ import pytest
 
 from residual.data import decoded, hashes
 from residual.data.decoded import keep_decoded
-from residual.data.folder import load_photos
+from residual.data.folder import load_folder, load_photos
 from residual.data.region import whole
 from residual.errors import DataError
 from test_folders import put
@@ -70,6 +70,14 @@ def test_a_csv_file(tmp_path, refused, text, options, code, words):
     file.write_text(text.replace("{rows}", rows))
     found, line = refused(file, *options)
     assert (found, words in line) == (code, True), line
+
+
+def test_a_column_without_a_name_is_no_split(tmp_path):
+    root = pictures(tmp_path / "data")
+    rows = [f"{number},{name}/{number}.png,{name}" for name in "ab" for number in range(4)]
+    (root / "list.csv").write_text("\n".join([",path,label", *rows]))  # as pandas writes it, with its index
+    photos = load_folder(root / "list.csv")
+    assert len(photos.train) + len(photos.test) == 8
 
 
 def test_groups_and_lengths(tmp_path, refused):

@@ -159,6 +159,16 @@ def test_a_damaged_cache_is_made_again(photos, tmp_path, name, damage):
     assert torch.equal(again.region(3, center), expected)
 
 
+def test_sizes_that_do_not_fit_the_pixels_are_made_again(photos, tmp_path):
+    kept = keep_decoded(photos, 50, PLENTY, tmp_path / "kept")
+    expected = kept.region(3, center).clone()
+    sizes = np.array(kept.store.sizes)
+    sizes[3, 2] += 1
+    np.save(kept.store.folder / "sizes.npy", sizes)
+    again = keep_decoded(photos, 50, PLENTY, tmp_path / "kept")
+    assert torch.equal(again.region(3, center), expected)
+
+
 def build(photos, folder):
     keep_decoded(photos, 50, PLENTY, folder)
 

@@ -246,6 +246,7 @@ BAD = {
     "large.png": (lambda: huge_png(13_360), "more than 178 million pixels"),  # Pillow would only warn
     "huge.jpg": (huge_jpeg, "more than 178 million pixels"),
     "scans.jpg": (many_scans, "more than 100 scans"),
+    "scans without an end.jpg": (lambda: many_scans()[:-2], "more than 100 scans"),
     "float.tif": (lambda: save(GRAY.astype(np.float32), "TIFF"), "not from 0 to 1"),
     "nan.tif": (lambda: save(np.full((4, 4), np.nan, np.float32), "TIFF"), "not from 0 to 1"),
     "32 bits.tif": (lambda: save(GRAY.astype(np.int32), "TIFF"), "32 bits per value"),

@@ -23,9 +23,13 @@ from residual.recipes import schema as recipe
 from residual.recipes.schema import load_recipe
 from residual.runtime import files, unpickle
 from residual.runtime.files import read_bounded
+from residual.runtime.progress import Reporter
 from residual.training import checkpoint
 from residual.training.checkpoint import load_checkpoint, load_pickle, save_checkpoint
+from residual.training.loggers.tracker import Tracker
+from residual.training.run_folder import Run
 from residual.zoo.convert import read as importing
+from residual.zoo.facts import model_facts
 from residual.zoo.model_folder import ModelConfig, load_model, save_model
 
 needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
@@ -315,3 +319,15 @@ def test_containers_that_hold_themselves_end():
     inner.append(inner)
     found = list(unpickle._tensors({"a": inner, "b": deep, "c": (inner,) * 1000}))
     assert len(found) == 1
+
+
+def test_figures_of_a_model_that_cannot_be_read_are_not_known(model):
+    for text in ("[" * 100_000, "[1]", '{"error": 1, "images": 1e999}', '{"error": 1%s}' % (400 * "0"), "{}"):
+        (model / "result.json").write_text(text)
+        assert model_facts(model).error is None
+
+
+def test_names_of_loggers_that_cannot_be_read_are_left_out(tmp_path):
+    for text in ("[" * 100_000, "[1]", '{"wandb": 5}', ""):
+        (tmp_path / "loggers.json").write_text(text)
+        assert Tracker(Run(tmp_path), (), Reporter(False))._ids() == {}

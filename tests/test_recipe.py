@@ -711,3 +711,10 @@ def test_the_schema_describes_every_key(cli):
     assert schema["$defs"]["ResizedCrop"]["properties"]["repeats"]["maximum"] == 16
     assert schema["$defs"]["Optimizer"]["properties"]["learning_rate"]["exclusiveMinimum"] == 0
     assert schema["properties"]["precision"]["enum"] == ["auto", "float32", "bfloat16"]
+
+
+@pytest.mark.parametrize("values", [{"seed": "x"}, {"sed": 1}, {"format": 99}, {"network": "resnet21"}])
+def test_a_recipe_file_that_does_not_fit_is_named(tmp_path, values):
+    (tmp_path / "mine.json").write_text(json.dumps(values))
+    with pytest.raises(UsageError, match=r"the recipe .*mine\.json does not fit: "):
+        load_recipe(tmp_path / "mine.json")

@@ -134,3 +134,16 @@ def test_listing_does_not_load_torch():
     code = "import sys, residual.cli.runs, residual.training.run_list; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_numbers_that_no_run_has_are_shown_as_broken(stopped, finished):
+    (stopped / "metrics.jsonl").write_text('{"step": 1, "kind": "test", "error": %s}\n' % (400 * "9"))
+    (finished / "result.json").write_text(json.dumps({**RESULT, "error": 10**400}))
+    assert [run.state for run in list_runs(stopped.parent.parent)] == ["broken", "broken"]
+
+
+def test_a_result_with_a_long_value_is_one_short_line(finished):
+    (finished / "result.json").write_text(json.dumps({**RESULT, "error": "9" * 100_000}))
+    with pytest.raises(RunError) as caught:
+        Run.open(finished).result  # noqa: B018
+    assert len(str(caught.value)) < 500

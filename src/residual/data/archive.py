@@ -7,9 +7,11 @@ import re
 import shutil
 import tarfile
 import tempfile
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path, PurePosixPath
 from time import monotonic
 from typing import Any
@@ -25,6 +27,7 @@ from ..runtime.streams import standard_error
 CHUNK = 1 << 20
 TIMEOUT_SECONDS = 30
 SLOWEST = 1 << 10  # bytes per second; a slower download is given up
+MOST = 1 << 32  # bytes of an archive, packed and unpacked; the largest official one has 190 million
 
 
 def md5_of(path: Path) -> str:
@@ -98,7 +101,7 @@ def _receive(url: str, file: Path, start: int) -> bool:
     """Append to a file what the server has from byte `start` on; return False if it sends something else."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+        response = _opened(request)
     except urllib.error.HTTPError as error:
         error.close()
         if start and error.code == 416:  # there is nothing after `start`
@@ -112,6 +115,26 @@ def _receive(url: str, file: Path, start: int) -> bool:
     if total is not None and file.stat().st_size < total:
         raise OSError("the connection ended early; try again to resume")
     return True
+
+
+def _opened(request: urllib.request.Request) -> Any:
+    """Return a server's response; its headers and those of redirections must be there in `TIMEOUT_SECONDS`.
+
+    The socket's own timeout starts again at every byte, so that a thread waits, which may outlive this call.
+    """
+    opened = Future[Any]()
+
+    def opening() -> None:
+        try:
+            opened.set_result(urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS))
+        except Exception as error:
+            opened.set_exception(error)
+
+    threading.Thread(target=opening, daemon=True).start()
+    try:
+        return opened.result(TIMEOUT_SECONDS)
+    except TimeoutError:
+        raise TimeoutError(f"no answer in {TIMEOUT_SECONDS} s; try again to resume") from None
 
 
 def _total(response: Any, start: int) -> int | None:
@@ -134,6 +157,9 @@ def _save(response: Any, file: Path, start: int, total: int | None, title: str) 
         for piece in _pieces(response):
             output.write(piece)
             output.flush()
+            if output.tell() > MOST:
+                os.truncate(file, start)
+                raise OSError(f"more than {MOST:,} bytes came")
             progress.advance(task, len(piece))
 
 
@@ -167,18 +193,38 @@ def extract(archive: Path, folder: str, destination: Path) -> None:
     except OSError as error:
         raise DataError(f"cannot extract {archive}: {error}") from error
     try:
+        if not archive.is_file():  # a device may never end
+            raise OSError("not a regular file")
         with tarfile.open(archive) as tar:
-            members = tar.getmembers()
-            for member in members:
-                _check_member(member, folder, archive)
+            members = list(_checked_members(tar, folder, archive))
             tar.extractall(staging, members, filter="data")
         if not (staging / folder).is_dir():
             raise DataError(f"{archive} holds no folder {folder}")
         (staging / folder).replace(destination / folder)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(f"cannot extract {archive}: {error}") from error
+    except DataError:
+        raise
+    except Exception as error:  # tarfile and the libraries below it fail with many classes of error
+        raise DataError(f"cannot extract {archive}: {' '.join(str(error).split())[:200]}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _checked_members(tar: tarfile.TarFile, folder: str, archive: Path) -> Iterator[tarfile.TarInfo]:
+    """Yield the members, each once it is checked.
+
+    Raises:
+        DataError: a member could be written outside the folder, or sizes are such that reading would not end.
+    """
+    last, total = -1, 0
+    while (member := tar.next()) is not None:
+        _check_member(member, folder, archive)
+        total += member.size
+        if member.size < 0 or member.offset_data <= last:  # it would read a header again for ever
+            raise DataError(f"{archive} is corrupted at byte {member.offset_data:,}")
+        if total > MOST:
+            raise DataError(f"{archive} would take more than {MOST:,} bytes unpacked: refused")
+        last = member.offset_data
+        yield member
 
 
 def _check_member(member: tarfile.TarInfo, folder: str, archive: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..runtime.files import write_json
+from ..runtime.files import read_bounded, write_json
 from . import python_release
 from .archive import check_md5, download, extract, md5_of
 from .dataset import Dataset, Split
@@ -106,8 +107,7 @@ def cache_folder() -> Path:
 
 def default_root() -> Path:
     """Return RESIDUAL_DATA where it is set, else a folder in the user's cache."""
-    folder = os.environ.get("RESIDUAL_DATA")
-    return Path(folder) if folder else cache_folder()
+    return Path(os.environ.get("RESIDUAL_DATA") or cache_folder())
 
 
 def find(release: Release, root: Path | None = None) -> Path | None:
@@ -143,8 +143,7 @@ def fetch(release: Release, root: Path | None = None) -> Path:
     """Return the folder with the record files; extract or download the archive if necessary.
 
     Raises:
-        DataError: the archive is truncated or corrupted, or it cannot be downloaded; the message says what
-            to put where.
+        DataError: the archive is corrupted, or it cannot be downloaded; the message says what to put where.
     """
     folder = find(release, root)
     if folder is not None:
@@ -277,8 +276,8 @@ def _check_recorded(path: Path) -> None:
     if not (recorded.is_file() and path.is_file()):
         return
     try:
-        expected = str(json.loads(recorded.read_text())[path.name])
-    except (ValueError, KeyError, TypeError):
+        expected = bytes.fromhex(json.loads(read_bounded(recorded, python_release.MARGIN))[path.name]).hex()
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise DataError(
             f"{recorded} is corrupted: delete {path.parent} and let it be extracted again"
         ) from None
@@ -293,8 +292,9 @@ def class_names(release: Release, folder: Path) -> tuple[str, ...]:
         path = folder / "meta"
         names = python_release.read_names(path, "fine_label_names")
     else:
-        path = folder / release.class_names_file
-        names = tuple(path.read_text(encoding="utf-8", errors="replace").split()) if path.is_file() else ()
+        path, names = folder / release.class_names_file, ()
+        with suppress(OSError):
+            names = tuple(read_bounded(path, python_release.MARGIN).decode(errors="replace").split())
     if len(names) != release.num_classes:
         raise DataError(f"{path} is missing or corrupted: it should name {release.num_classes} classes")
     return names

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import DataError
-from ..runtime.files import found
+from ..runtime.files import found, read_bounded
 from .cifar import cache_folder
 from .decode import BadImageError
 from .photos import Photos
@@ -33,6 +33,7 @@ from .scan import Progress
 from .workers import map_in_workers
 
 FORMAT = 1  # part of the key: other formats are not read
+LARGEST = 1 << 30  # bytes of bad.json
 MISSING = (-1, -1)  # the size of an image whose file was not there
 
 
@@ -57,7 +58,7 @@ class _Store:
 
     @cached_property
     def bad(self) -> dict[str, str]:
-        found: dict[str, str] = json.loads((self.folder / "bad.json").read_text(encoding="utf-8"))
+        found: dict[str, str] = json.loads(read_bounded(self.folder / "bad.json", LARGEST))
         return found
 
     @cached_property
@@ -69,13 +70,18 @@ class _Store:
         """Tell whether all files are there, undamaged as far as their sizes tell, for `count` images."""
         try:
             length = (self.folder / "pixels").stat().st_size
+            sizes = self.sizes[:, 2:].astype(np.int64)
             return (
-                self.ends.shape == (count,)
+                (self.ends.dtype, self.sizes.dtype) == (np.dtype(np.int64), np.dtype(np.int32))
+                and self.ends.shape == (count,)
                 and self.sizes.shape == (count, 4)
                 and int(self.ends[-1]) == length
-                and isinstance(self.bad, dict)
+                and bool((sizes >= 0).all() and (np.diff(self.ends, prepend=0) == 3 * sizes.prod(1)).all())
+                and bool((self.sizes[:, :2][sizes.all(1)] > 0).all())
+                and all(isinstance(reason, str) for reason in self.bad.values())
+                and {str(number) for number in np.flatnonzero(~sizes.all(1))} == self.bad.keys()
             )
-        except (OSError, ValueError, IndexError):
+        except Exception:  # NumPy and JSON fail with many classes of error on a damaged file
             return False
 
     def image(self, number: int) -> NDArray[np.uint8]:

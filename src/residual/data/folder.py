@@ -182,7 +182,7 @@ def _split(source: _Source, rows: Rows, share: float, groups: NDArray[np.int64] 
         DataError: there are too few images, or the groups that are asked for leave a class untested.
     """
     together = None if groups is None else groups.tolist()
-    train, test = layouts.split_by_class(source.listing.paths, rows, share, together)
+    train, test = layouts.split_by_class(source.root, source.listing.paths, rows, share, together)
     several = {name for name, count in Counter(name for _, name in rows).items() if count > 1}
     untested = several - {name for _, name in test}
     if untested and source.keys is not None:

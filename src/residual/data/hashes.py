@@ -1,9 +1,7 @@
 """A perceptual hash and a small grey copy of each photograph, kept in the user's cache beside the index."""
 
 import hashlib
-import io
 import os
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +14,7 @@ from PIL import Image
 
 from ..runtime.files import read_bounded, write_atomically
 from . import index
+from .arrays import unpack
 from .decode import BadImageError, decode
 from .region import Region
 from .scan import Listing, Paths, Progress
@@ -124,9 +123,10 @@ def _known(file: Path, wanted: NDArray[np.uint64]) -> Prints:
     """Return what is kept of the wanted images, none of it if the file is missing or damaged."""
     prints = Prints.empty(len(wanted))
     try:
-        with np.load(io.BytesIO(read_bounded(file, index.MAX_INDEX)), allow_pickle=False) as kept:
-            keys, *parts = (kept[name] for name in ("keys", "hashes", "copies", "sizes"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        content = read_bounded(file, index.MAX_INDEX)
+        kept = unpack(content, len(content))
+        keys, *parts = (kept[name] for name in ("keys", "hashes", "copies", "sizes"))
+    except (OSError, ValueError, KeyError):
         return prints
     fields: list[NDArray[Any]] = [prints.hashes, prints.copies, prints.sizes]
     fit = keys.dtype == np.uint64 and keys.ndim == 1

@@ -1,5 +1,6 @@
 """The validation set of ILSVRC 2012 as published: images in one folder, labels in the development kit."""
 
+import io
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from ..runtime.files import read_bounded
 from .imagenet_classes import SYNSETS
 from .layouts import Rows
 from .scan import Listing
+from .workers import map_in_workers
 
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 NAME_FILES = ("synset_words.txt", "LOC_synset_mapping.txt")
@@ -41,7 +43,7 @@ def flat_rows(root: Path, listing: Listing, part: str) -> Rows | None:
     rows = []
     for index, number in numbers.items():
         label = labels[number - 1] if 1 <= number <= len(labels) else ""
-        if not (label.isdecimal() and 1 <= int(label) <= len(order)):
+        if not (re.fullmatch(r"\d{1,9}", label) and 1 <= int(label) <= len(order)):
             raise DataError(f"{file} has no label from 1 to {len(order)} for {listing.paths[index]}")
         rows.append((index, order[int(label) - 1]))
     return rows
@@ -89,12 +91,19 @@ def _order(folders: list[Path], labels: Path) -> tuple[str, ...]:
 
 
 def _of_meta(file: Path) -> tuple[str, ...]:
-    from scipy.io import loadmat  # takes a while to import
+    import scipy.io  # noqa: F401, before the worker process is forked: it takes a while
 
-    try:
-        synsets = loadmat(file, squeeze_me=True)["synsets"]
-        pairs = {int(each["ILSVRC2012_ID"]): str(each["WNID"]) for each in synsets}
-    except Exception as error:  # scipy's readers fail with any class of error on a corrupted file
+    try:  # in a process of its own, since scipy's reader may crash on a corrupted file
+        (pairs,) = map_in_workers(_pairs, [file], 1)
+    except Exception as error:  # or fail with any class of error
         raise DataError(f"{file} is corrupted: {' '.join(str(error).split())}") from error
     inner = 1000  # higher numbers are the inner nodes of the hierarchy
     return tuple(pairs[number] for number in sorted(pairs) if number <= inner)
+
+
+def _pairs(file: Path) -> dict[int, str]:
+    """Read the WordNet id of each ILSVRC2012_ID."""
+    from scipy.io import loadmat
+
+    synsets = loadmat(io.BytesIO(read_bounded(file, _LARGEST)), squeeze_me=True)["synsets"]
+    return {int(each["ILSVRC2012_ID"]): str(each["WNID"]) for each in synsets}

@@ -1,9 +1,7 @@
 """What a folder held when it was last read, kept in the user's cache, so that changes are noticed."""
 
 import hashlib
-import io
 import os
-import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.files import read_bounded, write_atomically
+from .arrays import unpack
 from .cifar import cache_folder
 from .scan import Listing, Paths
 
@@ -80,12 +79,12 @@ def _write(file: BinaryIO, listing: Listing) -> None:
 def _read(path: Path) -> Listing | None:
     """Read an index; None if there is none, or a damaged one."""
     try:
-        with np.load(io.BytesIO(read_bounded(path, MAX_INDEX)), allow_pickle=False) as file:
-            parts = [file[name] for name in ("text", "ends", "sizes", "times")]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        content = read_bounded(path, MAX_INDEX)
+        arrays = unpack(content, len(content))
+        text, ends, sizes, times = (arrays[name] for name in ("text", "ends", "sizes", "times"))
+    except (OSError, ValueError, KeyError):
         return None
-    text, ends, sizes, times = parts
-    types = (np.uint8, np.int64, np.int64, np.int64)
+    parts, types = (text, ends, sizes, times), (np.uint8, np.int64, np.int64, np.int64)
     kinds = [part.dtype == kind and part.ndim == 1 for part, kind in zip(parts, types, strict=True)]
     whole = all(kinds) and len(ends) == len(sizes) == len(times)
     if not (whole and (np.diff(ends, prepend=0) >= 0).all() and (ends[-1] if len(ends) else 0) == len(text)):

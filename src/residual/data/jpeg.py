@@ -14,14 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .pillow import quiet
+from .pillow import check_scans, quiet
 
 HAS_SIMPLEJPEG = importlib.util.find_spec("simplejpeg") is not None
 SCALES = (8, 4, 2, 1)  # one pixel is decoded for so many, in either direction
-MAX_SCANS = 100  # each passes over all pixels; progressive files have about ten
 _SEQUENTIAL, _PROGRESSIVE, _START_OF_SCAN, _EXIF = (0xC0, 0xC1), 0xC2, 0xDA, 0xE1
 _OTHER_FRAMES = {0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)}
-_SCAN = b"\xff\xda"
 _CONTEXT = 8  # rows below, to which upsampled colour reaches
 _ORIENTATION = 0x0112  # the EXIF tag
 
@@ -72,8 +70,8 @@ def decode_scaled(data: bytes, header: Header, scale: int, bottom: float) -> NDA
     Raises:
         Exception: the file is corrupted; of whatever class the decoder raises.
     """
-    if not header.can_stop and data.count(_SCAN) > MAX_SCANS:
-        raise ValueError(f"it has more than {MAX_SCANS} scans")
+    if not header.can_stop:
+        check_scans(data)
     rows = (math.ceil(bottom) + _CONTEXT) * scale
     if header.can_stop and rows < header.height:  # a smaller height in the header ends decoding there
         at = header.height_at

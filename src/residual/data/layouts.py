@@ -100,7 +100,7 @@ def check_same_classes(root: Path, train: Rows, test: Rows, parts: tuple[str, st
 
 
 def split_by_class(
-    paths: Sequence[str], rows: Rows, share: float, groups: Sequence[int] | None = None
+    root: Path, paths: Sequence[str], rows: Rows, share: float, groups: Sequence[int] | None = None
 ) -> tuple[Rows, Rows]:
     """Set a share of each class apart as a test set, by hashes of the paths: the same on every machine.
 
@@ -116,8 +116,8 @@ def split_by_class(
     single = [name for name, count in wanted.items() if not count]
     if len(wanted) - len(single) < 2:
         raise DataError(
-            "there are too few images to set a test set apart: at least two classes need two images or more, "
-            f"one to train on and one to test, but of {listed(single)} there is one only"
+            f"{root} has too few images to set a test set apart: at least two classes need two images or "
+            f"more, one to train on and one to test, but of {listed(single)} there is one only"
         )
     of = None if groups is None else [groups[number] for number, _ in rows]
     held = set_apart(TEST_KEY, [paths[number] for number, _ in rows], classes, wanted, of)

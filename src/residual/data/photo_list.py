@@ -65,7 +65,7 @@ def read_list(file: Path, group: str | None = None) -> PhotoList:
             raise DataError(f"{file}, line {number}, {fault}")
         if "|" in label or ";" in label:
             raise DataError(f"{file}, line {number}, has several labels, {label}: an image must have one")
-        part = _part(file, number, row.get(columns.get("split", "")))
+        part = _part(file, number, row[columns["split"]] if "split" in columns else "")
         found[path.replace("\\", "/")] = label, part, (row.get(group_column or "") or "").strip()
     ordered = sorted(found)
     classes, parts, groups = ([found[path][place] for path in ordered] for place in range(3))

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # not all that Pillow knows: some formats run other programs
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 178_000_000  # Pillow itself refuses more than 178,956,970
+MAX_SCANS = 100  # of a progressive JPEG, each of which passes over all pixels; usual files have about ten
 _TOO_MANY = f"it has more than {MAX_PIXELS // 1_000_000} million pixels"
 
 
@@ -63,6 +64,16 @@ def check_size(height: int, width: int) -> None:
         raise TooManyPixelsError(_TOO_MANY)
 
 
+def check_scans(data: bytes) -> None:
+    """Refuse a progressive JPEG that would take hours to decode.
+
+    Raises:
+        ValueError: it has too many scans.
+    """
+    if data.count(b"\xff\xda") > MAX_SCANS:
+        raise ValueError(f"it has more than {MAX_SCANS} scans")
+
+
 def decode_any(data: bytes) -> NDArray[np.uint8]:
     """Decode the first picture of an image file as upright uint8 [H, W, 3].
 
@@ -71,6 +82,8 @@ def decode_any(data: bytes) -> NDArray[np.uint8]:
     """
     with quiet():
         image = _open(io.BytesIO(data))
+        if "progressive" in image.info:
+            check_scans(data)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)  # each copy of a large image takes 4 bytes a pixel
         return np.array(_to_rgb(image, image.format))

@@ -56,7 +56,7 @@ class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Return what stands for a name."""
         if (module, name) not in TAKEN:
-            raise _RefusedError(f"{module}.{name}")
+            raise _RefusedError(ascii(f"{module}.{name}")[1:-1])
         return TAKEN[module, name]
 
 

@@ -2,17 +2,19 @@
 
 Each worker takes every n-th key and writes its results to a socket that this process reads in turn. A full
 socket holds the worker up, one result in the socket and one ready behind it; there is no queue and no shared
-memory that could fill up, and nothing to clean up if a worker is killed. A worker whose parent has died fails
-to write, and ends.
+memory that could fill up, and nothing to clean up if a worker is killed. A worker that gives nothing for
+`LONGEST` seconds is taken to hang. A worker whose parent has died ends.
 """
 
 import atexit
+import io
 import multiprocessing
 import os
 import pickle
 import signal
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +37,9 @@ Item = TypeVar("Item")
 START = "fork" if sys.platform == "linux" else "spawn"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FEW = 256  # photographs that are decoded sooner than worker processes have started
+LONGEST = (
+    600  # seconds that a worker may take for one result; a batch from a slow server takes one or two minutes
+)
 
 
 def map_in_workers(function: Callable[[Key], Value], keys: Sequence[Key], workers: int) -> Generator[Value]:
@@ -44,7 +49,7 @@ def map_in_workers(function: Callable[[Key], Value], keys: Sequence[Key], worker
     with the first value and end with the iterator: when it is exhausted, closed or garbage.
 
     Raises:
-        DataError: a worker died, or could not be started.
+        DataError: a worker died, hangs, or could not be started.
         Exception: the function raised it; the worker's traceback is a note of it, unless users may see it.
     """
     if not workers:
@@ -108,16 +113,21 @@ class _Worker:
 
     process: BaseProcess
     reader: socket.socket
-    stream: BinaryIO
+    stream: io.BufferedReader
 
     def receive(self) -> Any:
         """Read the next result.
 
         Raises:
-            DataError: the worker died.
+            DataError: the worker died or hangs.
         """
         try:
             return pickle.load(self.stream)
+        except TimeoutError:
+            raise DataError(
+                f"a worker process has given nothing for {LONGEST} s, so it hangs: try again, "
+                "with workers 0 if it happens again"
+            ) from None
         except (EOFError, OSError, pickle.UnpicklingError):
             self.process.join(5)
         code = self.process.exitcode or 0
@@ -130,6 +140,32 @@ class _Worker:
         self.reader.close()
         self.process.kill()
         self.process.join()
+
+
+class _Patient(io.RawIOBase):
+    """What comes from a socket, as a stream that gives up after `LONGEST` seconds without anything.
+
+    They are counted one by one, so that time in which this process was stopped too (Ctrl-Z) does not count.
+    """
+
+    def __init__(self, reader: socket.socket) -> None:
+        self._reader = reader
+        reader.settimeout(1.0)
+
+    def readable(self) -> bool:
+        """Tell that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer with what has come.
+
+        Raises:
+            TimeoutError: nothing has.
+        """
+        for _ in range(LONGEST):
+            with suppress(TimeoutError):
+                return self._reader.recv_into(buffer)
+        raise TimeoutError
 
 
 def _start(function: Callable[[Any], Any], keys: Sequence[Any], earlier: list[socket.socket]) -> _Worker:
@@ -146,7 +182,7 @@ def _start(function: Callable[[Any], Any], keys: Sequence[Any], earlier: list[so
         raise DataError(f"cannot start a worker process: {error}; use fewer workers") from error
     finally:
         writer.close()
-    return _Worker(process, reader, cast(BinaryIO, reader.makefile("rb")))
+    return _Worker(process, reader, io.BufferedReader(_Patient(reader), 1 << 16))
 
 
 @contextmanager
@@ -172,6 +208,7 @@ def _work(
         signal.signal(number, signal.SIG_IGN)
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     sending: Future[None] | None = None
     with suppress(ConnectionError), writer.makefile("wb") as stream, ThreadPoolExecutor(1) as sender:
@@ -182,6 +219,15 @@ def _work(
             sending = sender.submit(_send, cast(BinaryIO, stream), value)
         if sending is not None:
             sending.result()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent dies, even if it hangs and so never writes to the socket."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    while parent.is_alive() and os.getppid() == parent.pid:  # others may hold what tells the first
+        parent.join(1)
+    os._exit(1)
 
 
 def _result(function: Callable[[Any], Any], key: Any) -> Any:

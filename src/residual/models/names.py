@@ -64,14 +64,19 @@ def parse_name(name: str) -> NetworkName:
     match = re.fullmatch(r"(resnet|plain)([1-9][0-9]{0,4})(_bottleneck)?", name)
     if match is None or (match[1] == "plain" and match[3]):
         near = difflib.get_close_matches(name, PAPER_NETWORKS, n=2) or ["resnet20", "plain20"]
-        raise UsageError(f"unknown network '{name}': {_NAMES}; nearest: {', '.join(near)}")
+        raise UsageError(f"unknown network '{_shown(name)}': {_NAMES}; nearest: {', '.join(near)}")
     parsed = NetworkName(match[1], int(match[2]), match[3] is not None)
     if parsed.layers > MAX_LAYERS:
-        raise UsageError(f"'{name}' has more than {MAX_LAYERS:,} layers: choose a depth up to that")
+        raise UsageError(f"'{_shown(name)}' has more than {MAX_LAYERS:,} layers: choose a depth up to that")
     taken = parsed.layers in IMAGENET_DEPTHS and not parsed.bottleneck
     if taken or not _fits(parsed):
-        raise UsageError(f"no network '{name}': {_NAMES}; nearest: {', '.join(_nearest(parsed))}")
+        raise UsageError(f"no network '{_shown(name)}': {_NAMES}; nearest: {', '.join(_nearest(parsed))}")
     return parsed
+
+
+def _shown(name: str) -> str:
+    """Show a name that a file holds, which may be of any length."""
+    return " ".join(name[:80].split())
 
 
 _NAMES = (
@@ -113,12 +118,14 @@ def resolve_shortcut(name: str, shortcut: str | None) -> str | None:
         UsageError: there is no such option or network, or the network has no shortcuts.
     """
     if shortcut is not None and shortcut not in SHORTCUTS:
-        raise UsageError(f"unknown shortcut option '{shortcut}': the options are {', '.join(SHORTCUTS)}")
+        raise UsageError(
+            f"unknown shortcut option '{_shown(shortcut)}': the options are {', '.join(SHORTCUTS)}"
+        )
     parsed = parse_name(name)
     if parsed.family == "resnet":
         return shortcut or ("B" if parsed.imagenet else "A")
     if shortcut is not None:
-        raise UsageError(f"'{name}' is a plain network: it has no shortcuts, so it takes no option")
+        raise UsageError(f"'{_shown(name)}' is a plain network: it has no shortcuts, so it takes no option")
     return None
 
 
@@ -132,7 +139,7 @@ def resolve_variant(name: str, variant: str | None) -> str | None:
         UsageError: there is no such variant or network, or the network has no variants.
     """
     if variant is not None and variant not in VARIANTS:
-        raise UsageError(f"unknown variant '{variant}': the variants are {', '.join(VARIANTS)}")
+        raise UsageError(f"unknown variant '{_shown(variant)}': the variants are {', '.join(VARIANTS)}")
     parsed = parse_name(name)
     if parsed.imagenet and parsed.bottleneck:
         return variant or "v1.5"

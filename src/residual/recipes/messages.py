@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -25,7 +26,7 @@ def explain(error: ValidationError, section: type[BaseModel], prefix: str = "") 
     fault = error.errors(include_url=False)[0]
     path = [part for part in fault["loc"] if isinstance(part, str)]
     key = prefix + ".".join(path)
-    schema = section.model_json_schema()
+    schema = _schema(section)
     if fault["type"] == "extra_forbidden":
         above = key.removesuffix(path[-1])
         return unknown_key(key, [above + name for name in _properties(schema, path[:-1])])
@@ -44,6 +45,11 @@ def unknown_key(key: str, valid: Iterable[str]) -> str:
     close = close or difflib.get_close_matches(key, valid, n=1, cutoff=0.6)
     nearest = f"; did you mean '{close[0]}'?" if close else ";"
     return f"unknown recipe key '{key}'{nearest} The keys are: {', '.join(valid)}"
+
+
+@cache
+def _schema(section: type[BaseModel]) -> dict[str, Any]:
+    return section.model_json_schema()
 
 
 def _properties(schema: Mapping[str, Any], path: list[str]) -> dict[str, Any]:

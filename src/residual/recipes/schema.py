@@ -252,7 +252,10 @@ def load_recipe(path: Path, network: str | None = None) -> Recipe:
     if network is not None:
         values["network"] = network
         _drop_options(values)
-    return from_dict(values)
+    try:
+        return from_dict(values)
+    except UsageError as error:
+        raise UsageError(f"the recipe {path} does not fit: {error}") from None
 
 
 def parse_overrides(arguments: Iterable[str]) -> dict[str, str]:

@@ -9,7 +9,8 @@ from ..errors import RunError, UsageError
 from ..recipes.catalog import recipe_label
 from ..recipes.schema import FOLDER, Recipe, from_dict
 from ..runtime.environment import without_paths
-from ..runtime.files import write_json
+from ..runtime.files import read_bounded, write_json
+from ..training.run_files import MAX_FILE
 from ..training.run_folder import Run
 from .photographs import image_facts
 from .responses import measure_responses
@@ -70,11 +71,15 @@ def load_results(folder: Path) -> list[dict[str, Any]]:
     Raises:
         RunError: a file is corrupted.
     """
+    return [_load_result(path) for path in sorted(folder.glob("*.json"))]
+
+
+def _load_result(path: Path) -> dict[str, Any]:
     try:
-        results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-        return [{**run, "recipe": recipe_label(from_dict(run["recipe_in_full"]))} for run in results]
-    except (OSError, ValueError, TypeError, KeyError, UsageError) as error:
-        raise RunError(f"a result file in {folder} is corrupted: {error}") from error
+        run: dict[str, Any] = json.loads(read_bounded(path, MAX_FILE))
+        return {**run, "recipe": recipe_label(from_dict(run["recipe_in_full"]))}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, UsageError) as error:
+        raise RunError(f"the result file {path} is corrupted: {error}") from error
 
 
 def _curve(run: Run) -> dict[str, list[list[float]]]:

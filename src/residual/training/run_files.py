@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunError
+from ..recipes.messages import shortened
 from ..runtime.files import read_bounded
 
 FORMAT = 2  # of environment.json and result.json; 1 had no number
@@ -80,4 +81,4 @@ def check_keys(values: Any, kinds: Kinds, source: str, hint: str) -> None:
         if key not in values:
             raise RunError(f"{source} is truncated or corrupted: it lacks '{key}'; {hint}")
         if not isinstance(values[key], kind) or isinstance(values[key], bool):
-            raise RunError(f"{source} is truncated or corrupted: {key} is {values[key]!r}; {hint}")
+            raise RunError(f"{source} is truncated or corrupted: {key} is {shortened(values[key])}; {hint}")

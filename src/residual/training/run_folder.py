@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from ..errors import RunError
 from ..recipes import schema
 from ..recipes.schema import Recipe, load_recipe
-from ..runtime.files import found, is_abandoned, write_json, write_text
+from ..runtime.files import found, is_abandoned, read_bounded, write_json, write_text
 from .run_files import (
     ENVIRONMENT,
     FORMAT,
@@ -28,6 +28,7 @@ from .run_files import (
     read_object,
 )
 
+MAX_METRICS = 2**30  # bytes; a record takes two hundred
 MOST_THREADS = 4096  # above: a damaged number, which must not be tried
 COPY = "restore a copy, or train again"
 
@@ -222,7 +223,7 @@ class Run:
         if not self._metrics.is_file():
             return []
         with as_run_errors(self._metrics):
-            text = self._metrics.read_text(encoding="utf-8")
+            text = read_bounded(self._metrics, MAX_METRICS).decode()
         lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
         records = [self._record(number, line) for number, line in enumerate(lines, start=1)]
         return [record for record in records if kind in (None, record["kind"])]

@@ -74,7 +74,7 @@ def _run_folders(folder: Path) -> Iterator[Path]:
 def _summary(path: Path) -> RunSummary:
     try:
         return _read(Run.open(path))
-    except (ResidualError, OSError, KeyError, ValueError, TypeError) as error:
+    except (ResidualError, OSError, KeyError, ValueError, TypeError, OverflowError) as error:
         problem = " ".join(str(error).split())
         return RunSummary(path, "broken", problem=problem or type(error).__name__)
 

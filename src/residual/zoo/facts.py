@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runtime.files import found
+from ..runtime.files import MAX_CONFIG, found, read_bounded
 from .model_card import Measured
 from .pretrained import MEASURED, WEIGHTS
 
@@ -39,7 +39,7 @@ def model_facts(folder: Path) -> ModelFacts:
     if path is None:
         return ModelFacts(licence=licence)
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads(read_bounded(path, MAX_CONFIG))
         return ModelFacts(Measured.of(values), licence)
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except Exception:  # a corrupted file may hold anything
         return ModelFacts(licence=licence)

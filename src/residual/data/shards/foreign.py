@@ -71,6 +71,8 @@ def index_shards(
         before = len(images)
         try:
             check_name(path.name)
+            if not path.is_file():  # a device may never end
+                raise OSError("not a regular file")
             images += _images(path, number)
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -203,7 +205,9 @@ def _classes(
         names = tuple(line.strip() for line in read_bounded(Path(file), MAX_LINES).decode().splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the shard {file}: {error}") from error
-    if len(check_classes(folder, names)) < len(names):
+    if not names:
+        raise DataError(f"{file} names no class: each line must hold the name of one")
+    if len(check_classes(Path(file), names, least=1)) < len(names):
         raise DataError(f"{file} names a class twice: every label needs a name of its own")
     known = {name: number for number, name in enumerate(names)}
     labels = known if found <= known.keys() else numbers
@@ -216,7 +220,7 @@ def _classes(
 def _split(folder: Path, rows: Rows, images: list[_Found], tested: list[bool]) -> tuple[Rows, Rows]:
     """Return the training and the test set: by the shards' names, else a share of each class."""
     if not any(tested):
-        return split_by_class([image.path for image in images], rows, 0.2)
+        return split_by_class(folder, [image.path for image in images], rows, 0.2)
     train = [row for row in rows if not tested[images[row[0]].shard]]
     test = [row for row in rows if tested[images[row[0]].shard]]
     if not train or not test:

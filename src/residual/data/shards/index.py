@@ -6,7 +6,6 @@
 import hashlib
 import io
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import DataError
+from ...models.names import MAX_CLASSES
 from ...runtime.files import write_atomically, write_text
+from ..arrays import unpack
 from ..decode import MAX_BYTES
 from ..findings import Findings
 from ..layouts import check_classes
@@ -48,7 +49,7 @@ class Shard(_Strict):
 class _Head(_Strict):
     format: Literal[1] = 1
     name: str
-    class_names: Annotated[tuple[str, ...], Field(max_length=1_000_000)]
+    class_names: Annotated[tuple[str, ...], Field(max_length=MAX_CLASSES)]
     shards: Annotated[tuple[Shard, ...], Field(max_length=1_000_000)]
     samples_sha256: str
     group: str | None
@@ -130,10 +131,10 @@ def read_index(store: Store) -> Index:
     if hashlib.sha256(data).hexdigest() != head.samples_sha256:
         raise DataError(f"{store.root}/{SAMPLES} does not belong to {HEAD} beside it: copy both again")
     try:
-        arrays = _unpacked(data)
+        arrays = unpack(data, MAX_UNPACKED)
         sets = {part: _samples(arrays, part) for part in SETS}
         _check(head, sets)
-    except _FaultError as error:
+    except ValueError as error:
         raise DataError(f"{store.root}/{SAMPLES} is corrupted: {error}") from error
     check_classes(Path(store.root), head.class_names, least=1)
     return Index(head.name, head.class_names, head.shards, sets, head.findings, head.group)
@@ -141,28 +142,6 @@ def read_index(store: Store) -> Index:
 
 class _FaultError(ValueError):
     """What is wrong with an index."""
-
-
-def _unpacked(data: bytes) -> dict[str, NDArray[Any]]:
-    """Unpack the arrays of an .npz file, each of one dimension; nothing is allocated that is not there."""
-    found: dict[str, NDArray[Any]] = {}
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as file:
-            if sum(member.file_size for member in file.infolist()) > MAX_UNPACKED:
-                raise _FaultError(f"unpacked it would have more than {MAX_UNPACKED:,} bytes")
-            for member in file.infolist():
-                content = io.BytesIO(file.read(member))
-                np.lib.format.read_magic(content)
-                shape, _, kind = np.lib.format.read_array_header_1_0(content)
-                if kind not in (np.int64, np.uint8) or len(shape) != 1:
-                    raise _FaultError(f"{member.filename} has the type {kind} and {len(shape)} dimensions")
-                array: NDArray[Any] = np.frombuffer(content.getbuffer()[content.tell() :], kind)
-                if array.shape != shape:
-                    raise _FaultError(f"{member.filename} has {len(array)} values, not {shape[0]}")
-                found[member.filename.removesuffix(".npy")] = array
-    except Exception as error:  # zipfile and NumPy fail with many classes of error on a corrupted file
-        raise _FaultError(" ".join(str(error).split())[:200]) from error
-    return found
 
 
 def _samples(arrays: Mapping[str, NDArray[Any]], part: str) -> Samples:
@@ -175,6 +154,8 @@ def _samples(arrays: Mapping[str, NDArray[Any]], part: str) -> Samples:
     of_images = [shards, offsets, lengths, labels, ends, *([] if groups is None else [groups])]
     if text.dtype != np.uint8 or any(array.dtype != np.int64 for array in of_images):
         raise _FaultError(f"an array of {part} has the wrong type")
+    if any(array.ndim != 1 for array in (text, *of_images)):
+        raise _FaultError(f"an array of {part} has more than one dimension")
     if not len(ends) or any(len(array) != len(ends) for array in of_images):
         raise _FaultError(f"the arrays of {part} are empty or differ in length")
     if ends[0] < 0 or (np.diff(ends) < 0).any() or ends[-1] != len(text):

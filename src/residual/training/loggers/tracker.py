@@ -7,9 +7,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from ...errors import ResidualError, in_short
-from ...runtime.files import write_json
+from ...runtime.files import read_bounded, write_json
 from ...runtime.progress import Reporter
-from ..run_files import as_run_errors
+from ..run_files import MAX_FILE, as_run_errors
 from ..run_folder import Run
 from .logger import LOGGERS, Logger, open_logger
 
@@ -84,9 +84,9 @@ class Tracker:
     def _ids(self) -> dict[str, str]:
         """Read what the loggers call the run; nothing from a damaged file, which leaves the run whole."""
         try:
-            found = json.loads(self._file.read_text(encoding="utf-8"))
+            found = json.loads(read_bounded(self._file, MAX_FILE))
             return {name: found[name] for name in LOGGERS if isinstance(found.get(name), str)}
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             return {}
 
     @contextmanager
