@@ -12,8 +12,8 @@ from residual.evaluation.classification import Evaluation
 from residual.recipes.catalog import recipe_label
 from residual.recipes.schema import Recipe, Schedule
 from residual.runtime.progress import Reporter
-from residual.training import experiment
 from residual.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from residual.training.prepare import Prepared
 from residual.training.run_folder import Run
 from residual.training.schedule import ScheduleState, after_evaluation, learning_rate
 from residual.training.trainer import Trainer
@@ -139,7 +139,7 @@ def with_errors(monkeypatch, errors):
     evaluations = {
         "validation": lambda _network: Evaluation(20, next(left), (0.0, 1.0), 0.0, 0.0, 0.0, 1.0, [], [])
     }
-    monkeypatch.setattr(experiment, "_evaluations", lambda *_: evaluations)
+    monkeypatch.setattr(Prepared, "evaluations", lambda *_: evaluations)
 
 
 def rates_of(path):

@@ -23,11 +23,11 @@ from residual.recipes.catalog import recipe_label
 from residual.recipes.schema import Optimizer
 from residual.runtime.device import cpu_threads
 from residual.runtime.files import write_atomically
-from residual.training import experiment
 from residual.training.checkpoint import find_checkpoint, find_checkpoints, load_checkpoint
 from residual.training.guard import Guard
 from residual.training.metrics import Window
 from residual.training.optim import make_optimizer
+from residual.training.prepare import Prepared
 from residual.training.run_folder import Run
 from residual.training.step import train_step
 from residual.training.trainer import Trainer
@@ -235,7 +235,7 @@ def test_the_best_is_paired_with_its_own_weights_after_a_resume_that_is_not_exac
     def power_cut(_):
         raise RuntimeError("power cut")
 
-    monkeypatch.setattr(experiment, "_evaluations", lambda *_: {"validation": validation})
+    monkeypatch.setattr(Prepared, "evaluations", lambda *_: {"validation": validation})
     restore = stop_at(4, power_cut)
     with pytest.raises(RuntimeError, match="power cut"):
         residual.train(small(**TINY | {"evaluate_every": 1}), output=tmp_path / "run")
