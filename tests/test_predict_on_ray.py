@@ -410,6 +410,15 @@ def test_a_ray_that_is_killed_is_one_line(many, tmp_path):
 
 @needs_ray
 @pytest.mark.slow
+def test_a_ray_that_does_not_start(cli, model, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(on_ray, "START", 0)
+    code, out, err = cli("predict", model, photos, "--on", "ray", "--output", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].endswith("Ray cannot be started or reached: no answer in 0 s")
+
+
+@needs_ray
+@pytest.mark.slow
 def test_a_cluster_that_is_not_there(cli, model, photos, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     code, out, err = cli("predict", model, photos, "--on", "ray", "--output", tmp_path / "out")

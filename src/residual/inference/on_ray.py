@@ -11,10 +11,12 @@ import os
 import pickle
 import signal
 import socket
+import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ from .parts import Content, Parts, open_parts
 
 Row = dict[str, Any]
 TRIES = 3  # of a block whose process died
+START = 300  # seconds in which Ray has to start; where memory is short it may wait for ever
 # read by Ray when it is imported; what the user has set stays
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to its makers
@@ -148,16 +151,21 @@ def _predicted(job: _Job) -> Generator[tuple[int, Content]]:
     context = multiprocessing.get_context("spawn")
     reader, writer = context.Pipe(duplex=False)
     speaks = logging.getLogger().getEffectiveLevel() <= logging.INFO  # --verbose
+    if sys.platform != "win32":
+        resource_tracker.ensure_running()  # it serves other processes too, so it must not end with Ray's
     with no_leftovers(), reader:
         # in usual bytes: torch would share the weights by files in memory
         process = context.Process(target=_drive, args=(pickle.dumps(job), writer, speaks))
         process.start()
         writer.close()
         try:
+            if not reader.poll(START):
+                raise UsageError(f"Ray cannot be started or reached: no answer in {START} s")
             while (found := reader.recv()) is not None:
                 if isinstance(found, ResidualError):
                     raise found
-                yield found
+                if found:
+                    yield found
             process.join(30)
         except EOFError as error:
             raise _gave_up("its process ended") from error
@@ -171,13 +179,15 @@ def _gave_up(reason: str) -> DataError:
 
 
 def _drive(pickled: bytes, writer: Connection, speaks: bool) -> None:
-    """Run Ray in a process of its own, and send what it gives; at the end None, or the error."""
+    """Run Ray in a process of its own; send () once it has started, what it gives, and None or the error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it too; its parent ends it
     with Path(os.devnull).open("wb") as nowhere:
         for number in (1, 2)[: 1 if speaks else 2]:
             os.dup2(nowhere.fileno(), number)
     try:
-        for number, content in _on_ray(pickle.loads(pickled)):
+        ray = _started()
+        writer.send(())
+        for number, content in _on_ray(ray, pickle.loads(pickled)):
             writer.send((number, content))
         writer.send(None)
     except ResidualError as error:
@@ -187,8 +197,8 @@ def _drive(pickled: bytes, writer: Connection, speaks: bool) -> None:
         writer.send(_gave_up(in_short(getattr(error, "cause", None) or error)))
 
 
-def _on_ray(job: _Job) -> Iterator[tuple[int, Content]]:
-    ray = _started()
+def _on_ray(ray: Any, job: _Job) -> Iterator[tuple[int, Content]]:
+    """Predict blocks with a Ray that has started, and end it."""
     try:
         kind, most = _device(ray, job.device)
         count = min(len(job.numbers), most if not job.workers else min(job.workers, most))
