@@ -261,7 +261,7 @@ def test_the_pages_are_made_by_a_target_that_trains_nothing(cli, tmp_path, monke
     arguments = ("reproduce", "pages", "--results", ROOT / "results", "--output", tmp_path)
     code, out, err = cli(*arguments)
     assert (code, err) == (0, "")
-    assert out.splitlines()[:2] == [str(tmp_path / name) for name in ("speed.md", "results.md")]
+    assert out.splitlines()[:2] == [str(tmp_path / name) for name in ("speed.md", "cost.md")]
     for option, value in (("--models", "resnet20"), ("--budget", "25m"), ("--set", "seed=1")):
         code, out, err = cli(*arguments, option, value)
         assert (code, out) == (2, "")
