@@ -16,6 +16,7 @@ from test_train_photographs import small
 fsspec = pytest.importorskip("fsspec")
 pytest.importorskip("s3fs")
 moto_server = pytest.importorskip("moto.server")
+pytestmark = pytest.mark.slow  # the libraries take seconds to import
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 AT = "s3://bucket/pets"
 
@@ -93,7 +94,6 @@ def test_shards_are_verified_where_they_are(files):
         list(verify_shards(AT))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("order", ["shuffle", "blocks"])
 def test_a_run_is_that_on_the_folder_and_resumes_in_mid_epoch(
     order, photographs, files, tmp_path, stop_at, cli
@@ -115,7 +115,6 @@ def test_a_run_is_that_on_the_folder_and_resumes_in_mid_epoch(
     assert f"data        {AT}, the test set of the run" in printed
 
 
-@pytest.mark.slow
 def test_an_object_that_goes_in_mid_run_ends_the_run_by_name_and_it_goes_on_when_it_is_back(
     photographs, files, tmp_path, stop_at
 ):
