@@ -14,8 +14,6 @@ from test_shards import batches
 from test_train_photographs import small
 
 fsspec = pytest.importorskip("fsspec")
-pytest.importorskip("s3fs")
-moto_server = pytest.importorskip("moto.server")
 pytestmark = pytest.mark.slow  # the libraries take seconds to import
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 AT = "s3://bucket/pets"
@@ -24,7 +22,8 @@ AT = "s3://bucket/pets"
 @pytest.fixture(scope="module")
 def endpoint():
     """Run a server that plays S3."""
-    running = moto_server.ThreadedMotoServer(port=0, verbose=False)
+    pytest.importorskip("s3fs")
+    running = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
     running.start()
     yield "http://{}:{}".format(*running.get_host_and_port())
     running.stop()
