@@ -14,8 +14,7 @@ from test_shards import batches
 from test_train_photographs import small
 
 fsspec = pytest.importorskip("fsspec")
-pytest.importorskip("s3fs")
-moto_server = pytest.importorskip("moto.server")
+pytestmark = pytest.mark.slow  # the libraries take seconds to import
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 AT = "s3://bucket/pets"
 
@@ -23,7 +22,8 @@ AT = "s3://bucket/pets"
 @pytest.fixture(scope="module")
 def endpoint():
     """Run a server that plays S3."""
-    running = moto_server.ThreadedMotoServer(port=0, verbose=False)
+    pytest.importorskip("s3fs")
+    running = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
     running.start()
     yield "http://{}:{}".format(*running.get_host_and_port())
     running.stop()
@@ -93,7 +93,6 @@ def test_shards_are_verified_where_they_are(files):
         list(verify_shards(AT))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("order", ["shuffle", "blocks"])
 def test_a_run_is_that_on_the_folder_and_resumes_in_mid_epoch(
     order, photographs, files, tmp_path, stop_at, cli
@@ -115,7 +114,6 @@ def test_a_run_is_that_on_the_folder_and_resumes_in_mid_epoch(
     assert f"data        {AT}, the test set of the run" in printed
 
 
-@pytest.mark.slow
 def test_an_object_that_goes_in_mid_run_ends_the_run_by_name_and_it_goes_on_when_it_is_back(
     photographs, files, tmp_path, stop_at
 ):
