@@ -10,6 +10,7 @@ import residual
 from conftest import comparable, make_engine
 from residual.data.loader import TrainBatches
 from residual.errors import InterruptedRunError, NonFiniteLossError
+from residual.training import curves
 from residual.training.checkpoint import find_checkpoint, load_checkpoint
 from residual.training.run_folder import Run
 
@@ -18,6 +19,12 @@ SMALL = {"iterations": 10, "batch_size": 8, "log_every": 1, "checkpoint_every": 
 
 def small(**changes):
     return residual.get_recipe("demo", "resnet8").replace({**SMALL, **changes})
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    """Draw nothing, which takes as long as all the rest of these runs."""
+    monkeypatch.setattr(curves, "plot_runs", lambda _runs, path: path.write_bytes(b""))
 
 
 @pytest.fixture

@@ -149,7 +149,7 @@ def test_4_a_disk_that_fills_up_at_any_step(disk, cli, stop_at, whole):
         4,
         "the disk filled at a random step, up to a random rest",
         tries,
-        f"{stopped} of the runs stopped with one line, for the others the rest was enough; with room again, "
+        f"{stopped} of the runs stopped with one line (others had room enough); with room again, "
         "each resume was the same run to the bit",
     )
 

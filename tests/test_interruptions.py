@@ -13,10 +13,10 @@ import pytest
 import residual
 from residual.cli import main as command_line
 from residual.data import cifar
-from residual.errors import InterruptedRunError
+from residual.errors import InterruptedRunError, RunError
 from residual.runtime import signals
 from residual.runtime.signals import Interrupted, stop_signals
-from residual.training import prepare
+from residual.training import prepare, run_folder
 from residual.training.checkpoint import find_checkpoint, load_checkpoint
 from residual.training.run_folder import Run
 from residual.training.trainer import Trainer
@@ -216,3 +216,21 @@ def test_an_extraction_that_was_killed_is_swept(tmp_path, fake_cifar10):
     cifar.fetch(fake_cifar10.release, tmp_path)
     found = {path.name for path in tmp_path.iterdir() if path.is_dir()}
     assert found == {folder, f".{folder}-going-on"}
+
+
+@pytest.mark.parametrize("moment", ["environment.json", "recipe.json"])
+def test_of_two_processes_that_make_one_run_the_slower_is_refused_and_nothing_is_half_there(
+    tmp_path, monkeypatch, moment
+):
+    """Another process begins the same run at any moment of the making of this one."""
+    real = run_folder.write_json
+
+    def meanwhile(path, values):
+        real(path, values)
+        if path.name == moment:
+            run_folder._sweep_unfinished(tmp_path / "run")  # what the other one does first
+
+    monkeypatch.setattr(run_folder, "write_json", meanwhile)
+    with pytest.raises(RunError, match="run is being made by another process"):
+        Run.create(tmp_path / "run", tiny(), {})
+    assert list(tmp_path.iterdir()) == []

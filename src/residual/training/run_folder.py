@@ -82,7 +82,11 @@ class Run:
             new._write_environment({"seed": recipe.seed, **environment, "resumed": []})
             write_json(new._recipe, {"format": schema.FORMAT, **recipe.as_dict()})
             new.path.rename(path)
+        except FileNotFoundError as error:  # what was written here was swept away: see below
+            raise RunError(f"{path} is being made by another process") from error
         except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+            if found(path.exists):  # since a moment ago
+                raise RunError(f"{path} exists already: a run is never overwritten") from error
             raise RunError(f"cannot make the run folder {path}: {error}") from error
         finally:
             _delete_unfinished(new.path)
@@ -262,11 +266,12 @@ def _delete_unfinished(folder: Path) -> None:
     """Delete a run folder that was not finished, unless it holds files that were not made here."""
     known = {"recipe.json", "environment.json"}
     with suppress(OSError, ValueError):  # ValueError: a NUL in its name
-        files = list(folder.iterdir())
-        if all(file.name in known or re.fullmatch(r"\..*\.tmp", file.name) for file in files):
-            for file in files:
+        if all(file.name in known or re.fullmatch(r"\..*\.tmp", file.name) for file in folder.iterdir()):
+            # at once, for its process may be about to give it its name: never half of it is deleted
+            aside = folder.rename(folder.with_name(f"{folder.name}{os.getpid()}"))
+            for file in aside.iterdir():
                 file.unlink()
-            folder.rmdir()
+            aside.rmdir()
 
 
 def _unused_name(recipe: Recipe) -> Path:
