@@ -303,6 +303,7 @@ def test_configs_that_ask_for_all_memory_are_refused_before_it_is_taken(scratch,
         words = (
             "layers",
             "no network",
+            "unknown network",
             "at most",
             "image_size",
             "truncated or corrupted",

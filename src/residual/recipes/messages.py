@@ -80,7 +80,7 @@ def _fitting(fault: ErrorDetails, schema: Mapping[str, Any]) -> str:
 def shortened(value: Any) -> str:
     """Show a value that a file holds, which may be of any size and depth."""
     try:
-        text = repr(value)
+        text = " ".join(repr(value).split())  # a tensor takes several lines
     except RecursionError:
         return "what is nested too deeply"
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ..recipes.messages import shortened
 from ..recipes.schema import Recipe
 
 ENDLESS = 2**40  # steps: the length of a run with a time, until it is fitted to the time
@@ -48,12 +49,12 @@ class ScheduleState:
         counts |= {} if state.iterations is None else {"iterations": state.iterations}
         for name, count in counts.items():
             if type(count) is not int or count < 0:
-                raise ValueError(f"{name} is {count!r:.80}")
+                raise ValueError(f"{name} is {shortened(count)}")
         lowest = state.lowest_error
         if lowest is not None and (type(lowest) not in (int, float) or not 0 <= lowest <= 100):
-            raise ValueError(f"lowest_error is {lowest!r:.80}")
+            raise ValueError(f"lowest_error is {shortened(lowest)}")
         if type(state.done) not in (int, float) or not 0 <= state.done < 1:
-            raise ValueError(f"done is {state.done!r:.80}")
+            raise ValueError(f"done is {shortened(state.done)}")
         if state.iterations is not None and state.iterations <= state.fitted_at:
             raise ValueError(f"iterations is {state.iterations}, fitted at step {state.fitted_at}")
         return state
