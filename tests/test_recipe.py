@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from residual.errors import UsageError
 from residual.recipes.augment import ResizedCrop, ScaleCrop
 from residual.recipes.catalog import CIFAR_RECIPES, RECIPES, get_recipe, recipe_label
+from residual.recipes.overrides import parse_overrides
 from residual.recipes.schema import (
     Optimizer,
     Recipe,
@@ -18,7 +19,6 @@ from residual.recipes.schema import (
     differences,
     from_dict,
     load_recipe,
-    parse_overrides,
 )
 from residual.training import schedule
 from residual.training.schedule import ScheduleState

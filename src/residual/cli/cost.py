@@ -99,7 +99,7 @@ def cost(
     from ..bench.cost import estimate, step_on
     from ..bench.page import cost_table
     from ..bench.scaling import simulate
-    from ..recipes.schema import parse_overrides
+    from ..recipes.overrides import parse_overrides
 
     chosen = get_recipe(recipe, model).replace(parse_overrides(override or []))
     if not chosen.name.startswith("imagenet-"):

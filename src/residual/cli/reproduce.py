@@ -8,7 +8,7 @@ import typer
 
 from ..errors import UsageError
 from ..recipes.catalog import CIFAR_RECIPES
-from ..recipes.schema import parse_overrides
+from ..recipes.overrides import parse_overrides
 from ..reproduce.plan import TARGETS, Budget, plan
 from .completion import one_of
 from .output import DataDir, Device, Json, Override, print_json, print_line, print_note

@@ -10,7 +10,8 @@ import typer
 
 from ..errors import UsageError
 from ..recipes.catalog import get_recipe
-from ..recipes.schema import DATASETS, Recipe, parse_overrides
+from ..recipes.overrides import parse_overrides
+from ..recipes.schema import DATASETS, Recipe
 from ..runtime.duration import parse_duration
 from ..runtime.progress import display
 from ..training.loggers.logger import check_loggers

@@ -258,21 +258,6 @@ def load_recipe(path: Path, network: str | None = None) -> Recipe:
         raise UsageError(f"the recipe {path} does not fit: {error}") from None
 
 
-def parse_overrides(arguments: Iterable[str]) -> dict[str, str]:
-    """Split the `KEY=VALUE` texts of the command line.
-
-    Raises:
-        UsageError: a text has no "=".
-    """
-    changes = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals:
-            raise UsageError(f"'{argument}' is not KEY=VALUE")
-        changes[key.strip()] = value.strip()
-    return changes
-
-
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """Return one line for each key in which two recipes differ."""
     before, after = old.flat(), new.flat()
