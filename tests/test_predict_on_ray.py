@@ -24,11 +24,12 @@ from hypothesis import strategies as st
 import faults
 import residual
 from odd_files import bad_files, encode, picture
-from residual.errors import DataError, RunError
+from residual.errors import DataError, RunError, UsageError
 from residual.inference import on_ray, parts
 from residual.inference.classifier import Prediction
 from residual.inference.many import Answer, Load, classify_files
 from residual.inference.parts import ASKED, Content, Parts, open_parts
+from residual.inference.shards import ShardImages
 from residual.runtime.signals import Interrupted
 from small_models import small_model
 
@@ -424,3 +425,9 @@ def test_a_cluster_that_is_not_there(cli, model, photos, tmp_path, monkeypatch):
     code, out, err = cli("predict", model, photos, "--on", "ray", "--output", tmp_path / "out")
     assert (code, out) == (2, "")
     assert "Ray cannot be started or reached" in err.splitlines()[-1]
+
+
+def test_shards_are_refused(classifier, tmp_path, monkeypatch):
+    monkeypatch.setattr(on_ray, "check_installed", lambda: None)
+    with pytest.raises(UsageError, match="not those in shards"):
+        next(on_ray.classify_on_ray(classifier, ShardImages(()), tmp_path / "out"))

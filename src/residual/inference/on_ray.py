@@ -34,6 +34,7 @@ from ..runtime.signals import Interrupted
 from .classifier import Classifier
 from .many import Answer, Load, classify_loaded
 from .parts import Content, Parts, open_parts
+from .shards import ShardImages
 
 Row = dict[str, Any]
 TRIES = 3  # of a block whose process died
@@ -83,12 +84,15 @@ def classify_on_ray(
         progress: takes the number of images done.
 
     Raises:
-        UsageError: Ray is not installed, cannot be started or reached, or has no such device.
+        UsageError: Ray is not installed, cannot be started or reached, or has no such device; or the images
+            are in shards.
         RunError: `folder` does not fit, see `open_parts`.
         DataError: a process died `TRIES` times on a block, or a part is damaged.
         InterruptedRunError: stopped by a signal.
     """
     check_installed()
+    if isinstance(paths, ShardImages):
+        raise UsageError("--on ray predicts image files, not those in shards: leave --on out")
     with open_parts(folder, classifier, paths, top=top, features=features) as parts:
         missing = parts.missing()
         done = len(paths) - sum(len(parts.block(number)) for number in missing)
