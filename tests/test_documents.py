@@ -17,7 +17,7 @@ PAGES = pages_of(ROOT)
 SLOW = {  # pages that take more than a few seconds
     *("README.md", "docs/index.md", "docs/quickstart.md", "docs/paper.md", "docs/commands.md"),
     *("docs/own-images.md", "docs/tasks/train.md", "docs/tasks/evaluate.md", "docs/tasks/export.md"),
-    "docs/cost.md",
+    *("docs/cost.md", "docs/tasks/scale.md"),
 }
 DRAWN = "draw_photos.py photos"  # by a page that makes the photographs itself
 ON_HUB = "USER/photos"

@@ -78,7 +78,10 @@ def test_an_unknown_project_needs_its_normalisation(tmp_path):
 
 @pytest.mark.parametrize(
     ("file", "name", "error"),
-    [("resnet20-12fca82f.th", "resnet20", 8.27), ("resnet44-014dd654.th", "resnet44", 6.90)],
+    [
+        ("resnet20-12fca82f.th", "resnet20", 8.27),
+        pytest.param("resnet44-014dd654.th", "resnet44", 6.90, marks=pytest.mark.slow),
+    ],
 )
 def test_published_checkpoints_score_what_they_are_known_to_score(
     tmp_path, akamaster, cifar10_root, file, name, error

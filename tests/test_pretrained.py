@@ -50,7 +50,9 @@ def test_the_models_that_the_readme_names_are_pretrained():
     assert set(named) <= set(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [name if name == "resnet20" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_each_has_the_error_that_is_stated(name, cifar10_root, cli):
     code, out, _ = cli("evaluate", name, "--data-dir", cifar10_root, "--device", "cpu", "--json")
     assert code == 0
