@@ -62,6 +62,21 @@ def odd_test_set() -> tuple[torch.nn.Module, Split, Preprocessing]:
     return network, Split(images, labels), Preprocessing((8, 8), normalization)
 
 
+def bad_loss() -> tuple[str, bool]:
+    """Take a step with an image of NaN on the last rank; return the error, and whether weights stayed."""
+    network, (images, labels) = fresh(torch.float32), batch(0, torch.float32)
+    images[-1] = torch.nan
+    before = copy.deepcopy(dict(network.named_parameters()))
+    optimizer = make_optimizer(network, residual.get_recipe("paper", "resnet20").optimizer)
+    own = slice(*bounds(IMAGES, ranks.count())[ranks.own()[0]])
+    part, share = (images[own], labels[own]), len(images[own]) / IMAGES
+    try:
+        train_step(Parallel(network, CPU), optimizer, Guard(optimizer, CPU), part, 7, share=share)
+    except residual.ResidualError as error:
+        return str(error), all(torch.equal(p, before[name]) for name, p in network.named_parameters())
+    return "", False
+
+
 def work() -> dict[str, object]:
     synced = fresh(torch.float64)
     synchronise(synced)
@@ -76,6 +91,7 @@ def work() -> dict[str, object]:
         "synced": steps(synced, 3, torch.float64),
         "evaluation": evaluate_split(network, split, preprocessing, CPU, part=ranks.own()).as_dict(),
         "few": evaluate_split(network, few, preprocessing, CPU, part=ranks.own()).as_dict(),
+        "bad loss": bad_loss(),
         "window": window.state(),
         "means": window.read(),
         "stops": ranks.any_rank_stops(15 if ranks.own()[0] == 1 else None),

@@ -84,6 +84,13 @@ def test_every_image_of_an_odd_test_set_counts_once(found):
         assert rank["few"]["images"] == 3
 
 
+def test_a_bad_loss_of_one_rank_stops_all_before_the_update(found):
+    for rank in found:
+        message, unchanged = rank["bad loss"]
+        assert "the loss of step 7 is not finite" in message
+        assert unchanged
+
+
 def test_ranks_agree(found):
     for number, rank in enumerate(found):
         assert rank["stops"] == 15
