@@ -30,12 +30,12 @@ def convert(file: WeightsFile) -> Converted | None:
     network = str(config["architecture"])
     if network not in NETWORKS:
         raise CheckpointError(
-            f"{file.origin} holds another network: config.json says {network}, which is none of the paper's"
+            f"{file.origin} holds another network: config.json says {network!r:.80}, none of the paper's"
         )
     changed = sorted(set(config.get("model_args") or ()) - set(HARMLESS))
     if changed:
         raise CheckpointError(
-            f"{file.origin} holds another network: config.json changes {network} by {', '.join(changed)}"
+            f"{file.origin} holds another network: config.json changes {network} by {changed!r:.200}"
         )
     names = config.get("label_names")
     return Converted(
