@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..runtime.files import found
-from ..runtime.launch import is_restart, launch, started_as
+from ..runtime.launch import launch, restarts, started_as
 
 
 def launch_ranks(processes: int | None, gpus: int | None, device: str | None) -> int:
@@ -46,7 +46,7 @@ def without(arguments: Sequence[str], options: Sequence[str]) -> Iterator[str]:
 
 def goes_on(output: Path, auto_resume: bool) -> bool:
     """Tell whether the run folder is to be resumed: it is there, and the user or a restart says so."""
-    return (auto_resume or is_restart()) and found((output / "recipe.json").is_file)
+    return (auto_resume or restarts() > 0) and found((output / "recipe.json").is_file)
 
 
 def refuse_with_ranks(find_lr: bool, seeds: int | None) -> None:

@@ -31,9 +31,9 @@ def on_this_machine() -> Part:
     return int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
 
 
-def is_restart() -> bool:
-    """Tell whether torchrun started this process again after a failure."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+def restarts() -> int:
+    """Return how often torchrun has started the processes of this machine again after a failure."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def launch(processes: int, arguments: Sequence[str], threads: int) -> int:

@@ -14,9 +14,11 @@ from typing import TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from ..errors import ResidualError, RunError, UsageError
-from .launch import ALONE, LAUNCHED, Part, on_this_machine, started_as
+from .launch import ALONE, LAUNCHED, Part, on_this_machine, restarts, started_as
 from .signals import stop_signals
 
 Value = TypeVar("Value")
@@ -58,12 +60,26 @@ def joined() -> Iterator[None]:
     if parent is not None:
         threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    rank, count = started_as()
     with explained():
-        dist.init_process_group(backend, timeout=_timeout())
+        store = _store(*next(rendezvous("env://", timeout=_timeout())))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_timeout())
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _store(store: Store, _rank: int, count: int) -> Store:
+    """Return the store in which the ranks find each other, with keys of its own for each restart.
+
+    torchrun keeps one store over its restarts, where a rank may find the address of a process that has died.
+    On several machines its counts of restarts may differ; there TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 makes
+    it begin a new store each time.
+    """
+    if on_this_machine()[1] < count:
+        return store
+    return PrefixStore(f"restart {restarts()}", store)
 
 
 def _timeout() -> timedelta:
