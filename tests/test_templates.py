@@ -94,6 +94,7 @@ def test_residual_takes_the_rest(name):
 def test_each_sets_the_threads_and_the_time_to_save():
     for name, text in {**scripts(), "trainjob": (TEMPLATES / "trainjob.yaml").read_text()}.items():
         assert "OMP_NUM_THREADS" in text, name
+        assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE" in text, name  # see runtime/ranks.py
     assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=90" in scripts()["slurm"]  # of 120 seconds
     environment = {entry["name"]: entry["value"] for entry in trainjob()["spec"]["trainer"]["env"]}
     assert int(environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) < 30  # terminationGracePeriodSeconds by default
@@ -139,7 +140,7 @@ def test_the_form_of_the_trainjob():
     variable = {"name": str, "value": str}  # a number would be refused
     trainer = {"image": str, "numNodes": int, "numProcPerNode": int, "command": [str, str], "args": [str]}
     trainer |= {"resourcesPerNode": {"requests": {"cpu": int, **resources}, "limits": resources}}
-    trainer |= {"env": [variable, variable]}
+    trainer |= {"env": [variable] * 3}
     volumes = [
         {"name": str, "persistentVolumeClaim": {"claimName": str}},
         {"name": str, "emptyDir": {"medium": str, "sizeLimit": str}},
