@@ -24,6 +24,6 @@ def recognise(file: WeightsFile) -> Converted:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(
-            f"{file.origin}: config.json or preprocessor_config.json has a value that does not fit: {error!r}"
+            f"{file.origin}: config.json or preprocessor_config.json has a value that does not fit: {error!r:.200}"
         ) from error
     return known or Converted(UNKNOWN, renamed(file.state))
