@@ -24,6 +24,7 @@ def recognise(file: WeightsFile) -> Converted:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(
-            f"{file.origin}: config.json or preprocessor_config.json has a value that does not fit: {error!r:.200}"
+            f"{file.origin}: config.json or preprocessor_config.json has a value that does not fit: "
+            f"{error!r:.200}"
         ) from error
     return known or Converted(UNKNOWN, renamed(file.state))

@@ -30,7 +30,8 @@ def convert(file: WeightsFile) -> Converted | None:
     for key, value in FIXED.items():
         if config.get(key, value) != value:
             raise CheckpointError(
-                f"{file.origin} holds another network: config.json has {key}={config[key]!r:.80}, not {value!r}"
+                f"{file.origin} holds another network: config.json has {key}={config[key]!r:.80}, "
+                f"not {value!r}"
             )
     variant = "v1" if config.get("downsample_in_bottleneck", False) else "v1.5"
     labels = config.get("id2label")
