@@ -131,7 +131,7 @@ HUGGING_FACE = {"embedder.embedder.convolution.weight": (64, 3, 7, 7)}
     ("shapes", "config", "words"),
     [
         (STEM, {**TIMM, "architecture": "resnetaa50d"}, "config.json says 'resnetaa50d'"),
-        (STEM, {**TIMM, "model_args": {"output_stride": 8}}, "config.json changes resnet18 by ['output_stride']"),
+        (STEM, {**TIMM, "model_args": {"output_stride": 8}}, "changes resnet18 by ['output_stride']"),
         (STEM, {**TIMM, "pretrained_cfg": {"input_size": 7}}, "has a value that does not fit"),
         (STEM, {**TIMM, "pretrained_cfg": {"std": [0, 1, 1]}}, "has a value that does not fit"),
         (STEM, {**TIMM, "pretrained_cfg": {"crop_pct": 0}}, "has a value that does not fit"),
