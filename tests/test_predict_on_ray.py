@@ -35,6 +35,16 @@ from small_models import small_model
 
 BATCH, PART = 3, 6  # images, in the quick tests
 IMAGES = 20
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """Give this process its threads back: one that predicts for Ray takes a single one."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra ray")
 
 
