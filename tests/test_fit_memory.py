@@ -224,6 +224,7 @@ def test_a_system_without_control_groups(tmp_path):
     assert list(group_room(tmp_path / "none", tmp_path)) == []
 
 
+@pytest.mark.slow
 def test_the_command_records_the_parts(cli, monkeypatch, tmp_path):
     monkeypatch.setattr(fit_memory, "free_memory", lambda _device: 2**20)
     monkeypatch.setattr(fit_memory._Trials, "_grown", lambda self, size: size * 2**15)

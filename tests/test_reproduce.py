@@ -178,6 +178,7 @@ def test_depths_are_compared_only_where_all_else_is_alike():
     assert "| resnet | fast | 10 | 5.00" not in results_page([trained("resnet20", 5.0), *others])
 
 
+@pytest.mark.slow
 def test_a_long_curve_is_thinned_and_keeps_its_last_point(tmp_path):
     residual.train(tiny(1, iterations=400, log_every=1)[0], output=tmp_path / "run")
     record = json.loads(save_result(tmp_path, Run.open(tmp_path / "run")).read_text())
