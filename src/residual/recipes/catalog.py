@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import UsageError
-from .cifar import best, demo, fast, paper
+from .cifar import best, demo, fast, faster, paper, strong
 from .imagenet import imagenet_epochs, imagenet_modern, imagenet_paper
 from .imagenette import imagenette
 from .own_images import finetune, scratch
@@ -13,6 +13,8 @@ from .schema import Recipe, load_recipe
 RECIPES: dict[str, Callable[[str], Recipe]] = {
     "paper": paper,
     "fast": fast,
+    "faster": faster,
+    "strong": strong,
     "best": best,
     "demo": demo,
     "imagenet-paper": imagenet_paper,
@@ -22,7 +24,7 @@ RECIPES: dict[str, Callable[[str], Recipe]] = {
     "finetune": finetune,
     "scratch": scratch,
 }
-CIFAR_RECIPES = ("paper", "fast", "best")  # whose figures stand beside the paper's
+CIFAR_RECIPES = ("paper", "fast", "faster", "strong", "best")  # whose figures stand beside the paper's
 
 # keys that do not change what is learnt, only what is shown, kept or how it is launched
 NEUTRAL = {
