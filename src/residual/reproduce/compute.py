@@ -39,15 +39,22 @@ class Series:
     ours: bool = False
 
 
-def training_compute(network: str, shortcut: str | None, images: int) -> float:
-    """Return the multiply-adds of a training that sees so many images, of 32x32 pixels."""
-    return PASSES * counts(network, shortcut).multiply_adds * float(images)
+def training_compute(
+    network: str, shortcut: str | None, images: int, early_size: int = 0, early_share: float = 0.0
+) -> float:
+    """Return the multiply-adds of a training that sees so many images, of 32x32 pixels.
+
+    The share of them that is early has `early_size` pixels, if that is not 0.
+    """
+    whole = counts(network, shortcut).multiply_adds
+    early = counts(network, shortcut, early_size).multiply_adds if early_size else whole
+    return PASSES * images * (early_share * early + (1 - early_share) * whole)
 
 
 @cache
-def counts(network: str, shortcut: str | None = None) -> Complexity:
+def counts(network: str, shortcut: str | None = None, input_size: int | None = None) -> Complexity:
     """Count a network's layers, parameters and multiply-adds, once: the deepest takes a second."""
-    return complexity(network, shortcut=shortcut)
+    return complexity(network, shortcut=shortcut, input_size=input_size)
 
 
 def all_series(finished: Sequence[Result]) -> list[Series]:
@@ -75,7 +82,7 @@ def _ours(recipe: str, networks: dict[str, list[Result]]) -> Series:
     points = []
     for network, runs in networks.items():
         errors = [run["error"] for run in runs]
-        compute = training_compute(network, runs[0]["shortcut"], _images(runs[0]))
+        compute = training_compute(network, runs[0]["shortcut"], _images(runs[0]), *_early(runs[0]))
         spread = statistics.stdev(errors) if len(errors) > 1 else None
         points.append(Point(network, compute, statistics.mean(errors), spread))
     run = next(iter(networks.values()))[0]
@@ -88,6 +95,12 @@ def _images(run: Result) -> int:
     return int(run["iterations"] * run["batch_size"])
 
 
+def _early(run: Result) -> tuple[int, float]:
+    """Return the size of a run's early images, 0 if it has none, and their share."""
+    augment = run.get("recipe_in_full", {}).get("augment", {})
+    return augment.get("early_size", 0), augment.get("early_share", 0.0)
+
+
 def compute_section(series: Sequence[Series]) -> Iterable[str]:
     """Return the part of the page, in Markdown: how to read the picture, and the table behind it."""
     lines = [
@@ -95,7 +108,8 @@ def compute_section(series: Sequence[Series]) -> Iterable[str]:
         "",
         "How to read it: down is better, left is cheaper; each curve is one source, from 20 layers to",
         "deeper networks. Training compute is 3 x the multiply-adds of a forward pass x the images seen,",
-        "since the backward pass needs about two forward passes. Convolutions and fully connected layers",
+        "since the backward pass needs about two forward passes; images that a recipe makes smaller at first",
+        "count at that size. Convolutions and fully connected layers",
         "are counted; BN, ReLU and additions, the optimizer's step (Muon's too), augmentation and",
         "evaluation are left out. In FLOPs, of which a multiply-add is two, it is twice as much. It is not",
         "time, which depends on the hardware. Sources differ in more than compute: schedule, optimizer,",
