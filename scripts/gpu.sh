@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs all tests and measurements that need a GPU, in under ten minutes by its time limits. Not run on a GPU yet.
+# Runs all tests and measurements that need a GPU, in under ten minutes by its time limits. Not yet run as a whole.
 #   scripts/gpu.sh DATA OUT    DATA holds cifar-10-batches-bin/; a log and an archive of all figures go to OUT
 # All steps are run, whatever fails; the exit status is 0 if all succeeded.
 set -uo pipefail

@@ -174,7 +174,7 @@ def test_a_recipe_value_that_does_not_fit(refused, change, words):
         ("--device", "tpu", ["no device 'tpu' here", "cpu"]),
         ("--device", "cuda:63", ["no device 'cuda:63' here"]),
         ("--data", "mnist", ["unknown data set 'mnist'", "cifar10, cifar100, digits", "folder"]),
-        ("--recipe", "nosuch", ["no recipe 'nosuch'", "paper, fast, best, demo"]),
+        ("--recipe", "nosuch", ["no recipe 'nosuch'", "paper, fast, faster, strong, best, demo"]),
         ("--recipe", "missing.json", ["cannot read the recipe missing.json"]),
         ("--recipe", "missing.toml", ["cannot read the recipe missing.toml"]),
     ],
@@ -416,7 +416,7 @@ def test_values_that_do_not_go_together(refused):
 @pytest.mark.parametrize(
     ("option", "value", "word"),
     [
-        ("--recipe", "demo", "choose paper, fast, best"),
+        ("--recipe", "demo", "choose paper, fast, faster, strong, best"),
         ("--jobs", "0", "--jobs"),
         ("--jobs", "-1", "--jobs"),
         ("--seeds", "0", "--seeds"),

@@ -261,6 +261,23 @@ def test_where_the_capture_fails_the_run_is_the_eager_one(
     assert lines == [f"warning: no CUDA graph, so training is slower (RuntimeError: {reason})"]
 
 
+def test_the_reason_is_the_error_that_came_first(few, tmp_path, monkeypatch):
+    cuda = FakeCuda(monkeypatch, "recording")
+
+    @contextmanager
+    def graph(*given, **options):
+        with cuda.graph(*given, **options):
+            try:
+                yield
+            except RuntimeError:
+                raise ValueError("operation failed due to a previous error during capture")  # noqa: B904
+
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    fit(few, tmp_path / "run", next(iter(KINDS)))
+    noted = Run(tmp_path / "run").environment["capture"]
+    assert noted == "failed: RuntimeError: CUDA error: recording"
+
+
 @pytest.mark.parametrize("fault", ["recording", "replay, its end"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resume_whose_capture_fails_is_exact_too(few, tmp_path, monkeypatch, eager, kind, fault):
@@ -361,11 +378,15 @@ def test_twenty_captured_steps_equal_the_eager_ones(tmp_path, name):
 
 
 @needs_cuda
-def test_the_graph_is_what_ran(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["resnet8", "resnet20"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_graph_is_what_ran(tmp_path, monkeypatch, name, precision):
     calls = []
     real = DeviceSteps._step
     monkeypatch.setattr(DeviceSteps, "_step", lambda *a: calls.append(1) or real(*a))
-    residual.train(small(), output=tmp_path / "run", device="cuda")
+    recipe = small(network=name, precision=precision, batch_size=128)
+    residual.train(recipe, output=tmp_path / "run", device="cuda")
+    assert Run.open(tmp_path / "run").environment.get("capture") is None
     assert len(calls) == 4  # three to warm up, one to record, none of the 24 steps
 
 

@@ -603,7 +603,7 @@ def test_a_file_that_holds_no_recipe_is_named(tmp_path, name, content):
 
 @pytest.mark.parametrize("name", ["nosuch", "paper.txt", "", "Paper"])
 def test_an_unknown_recipe_is_refused(name):
-    with pytest.raises(UsageError, match=f"no recipe '{name}': take paper, fast, best, demo"):
+    with pytest.raises(UsageError, match=f"no recipe '{name}': take paper, fast, faster, strong, best, demo"):
         get_recipe(name, "resnet20")
 
 

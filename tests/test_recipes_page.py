@@ -10,7 +10,7 @@ from residual.recipes.catalog import NEUTRAL, RECIPES
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "recipes.md").read_text()
-CIFAR = ("paper", "fast", "best", "demo")
+CIFAR = ("paper", "fast", "faster", "strong", "best", "demo")
 PHOTOGRAPHS = ("imagenet-paper", "imagenet-epochs", "imagenet-modern", "imagenette", "scratch", "finetune")
 
 

@@ -9,10 +9,12 @@ import torch
 
 import residual
 from residual.errors import RunError, UsageError
+from residual.models.complexity import complexity
 from residual.recipes.catalog import get_recipe, recipe_label
 from residual.recipes.schema import from_dict
 from residual.reproduce import pages
 from residual.reproduce.campaign import reproduce
+from residual.reproduce.compute import all_series, training_compute
 from residual.reproduce.page import results_page, trained_alike
 from residual.reproduce.plan import Budget, plan
 from residual.reproduce.reliability_page import FAULTS, load_faults, reliability_page
@@ -41,7 +43,7 @@ def test_the_plan_is_seed_by_seed_and_the_cheapest_first():
         plan("figure9", "paper")
     with pytest.raises(UsageError, match="for ImageNet, table6 is of CIFAR-10: choose resnet44, resnet56"):
         plan("table6", "paper", ["resnet20", "resnet50"])
-    with pytest.raises(UsageError, match="choose paper, fast, best"):
+    with pytest.raises(UsageError, match="choose paper, fast, faster, strong, best"):
         plan("headlines", "demo")  # its digits would stand among the errors on CIFAR-10
 
 
@@ -148,8 +150,9 @@ def test_the_page_says_what_is_open_and_what_is_not_reached():
     run |= {"training_error": 5.0, "seconds": 60, "images_per_second": 900, "commit": "abc"}
     run |= {"shortcut": "A", "batch_size": 256, "hardware": {"cpu": "a processor", "threads": 2}}
     page = results_page([{**run, "error": 8.0}, {**run, "seed": 1, "error": 10.0}])
-    assert "| resnet20 | 0.27 M | 8.75 | fast | 2 | **9.00** | 1.41 | 8.00 | no, 0.25 above |" in page
-    assert "| resnet44 | 0.66 M | 7.17 | | 0 | | | | open |" in page
+    row = "| resnet20 | 0.27 M | 8.75 | fast | 2 | **9.00** | +- 1.41 | 8.00 |  | a processor, 2 threads | no, 0.25"
+    assert row in page
+    assert "| resnet44 | 0.66 M | 7.17 | | 0 | | | | | | open |" in page
     assert "- Open: no full run yet of resnet32, resnet44, resnet56, resnet110, resnet1202." in page
     assert "Open: the paper's own schedule" in page
     assert "Open: the paper's own schedule" not in results_page([{**run, "error": 8.0, "recipe": "paper"}])
@@ -159,6 +162,33 @@ def test_the_page_says_what_is_open_and_what_is_not_reached():
     changed = results_page([{**run, "error": 8.0, "recipe": "fast, optimizer.momentum=0.8"}])
     assert "**8.00**" not in changed, "a changed recipe is no recipe of this project"
     assert "| resnet20 | fast, optimizer.momentum=0.8 | 0 | 10 | 8.00 |" in changed
+
+
+def test_table_6_has_cpu_time_every_machine_and_the_interval_of_a_single_seed():
+    run = {"network": "resnet20", "recipe": "fast", "seed": 0, "iterations": 10, "schedule_iterations": 10}
+    run |= {"training_error": 5.0, "seconds": 60, "images_per_second": 900, "commit": "abc", "error": 8.0}
+    run |= {"shortcut": "A", "batch_size": 256, "hardware": {"gpu": "a GPU"}, "cpu_seconds": 90.0}
+    resumed = {**run, "resumed": [{"hardware": {"cpu": "a processor", "threads": 1}}]}
+    page = results_page([resumed])
+    assert "| 1 | **8.00** | 7.48 to 8.55 | 8.00 | 1.5 | a GPU; a processor, 1 threads | yes |" in page
+    assert "| +- 0.00 | 8.00 | 2.0 | a GPU | yes |" in results_page([run, {**run, "cpu_seconds": 150.0}])
+    assert "| +- 0.00 | 8.00 |  | a GPU | yes |" in results_page([run, {**run, "cpu_seconds": None}])
+    half = results_page([{**run, "recipe": "paper, precision=bfloat16"}])
+    assert "| paper, precision=bfloat16 | 1 | **8.00** |" in half
+    assert "recipe `paper`, was run to its end with resnet20." in half
+    assert "**8.00**" not in results_page([{**run, "recipe": "paper, shortcut=B"}])
+
+
+def test_small_early_images_count_at_their_size():
+    whole = training_compute("resnet20", "A", 1000)
+    assert whole == 3 * complexity("resnet20").multiply_adds * 1000
+    assert training_compute("resnet20", "A", 1000, 24, 0.0) == whole
+    early = training_compute("resnet20", "A", 1000, 24, 1.0)
+    assert early / whole == pytest.approx((24 / 32) ** 2, rel=1e-4)  # but for the last layer
+    assert training_compute("resnet20", "A", 1000, 24, 0.6) == pytest.approx(0.6 * early + 0.4 * whole)
+    run = {"network": "resnet20", "recipe": "strong", "iterations": 10, "batch_size": 100, "error": 8.0}
+    run |= {"shortcut": "A", "recipe_in_full": {"augment": {"early_size": 24, "early_share": 0.6}}}
+    assert all_series([run])[0].points[0].compute == training_compute("resnet20", "A", 1000, 24, 0.6)
 
 
 def test_depths_are_compared_only_where_all_else_is_alike():

@@ -39,7 +39,7 @@ def fast(network: str) -> Recipe:
 
 
 def faster(network: str) -> Recipe:
-    """16 epochs of what `fast` does in 27, the first 60 % of the steps at 24 pixels; chosen in `docs/log.md`."""
+    """16 epochs of what `fast` does in 27, the first 60 % of the steps at 24 pixels; see `docs/log.md`."""
     shorter = {"name": "faster", "iterations": 3125, "augment.early_size": 24}
     return fast(network).replace(shorter)
 

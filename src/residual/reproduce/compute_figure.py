@@ -37,7 +37,7 @@ def error_against_compute(series: Sequence[Series], path: Path) -> None:
                 _draw(axes, one, color=colour, marker="*", markersize=13, linewidth=2.2, zorder=4)
                 for point in one.points:
                     below = parse_name(point.network).bottleneck
-                    _label(axes, point, colour, (0, -15) if below else (9, 7), " layers")
+                    _label(axes, point, colour, (-12, 0) if below else (9, 7), " layers")
             elif one.source == PAPER.source:
                 _draw(axes, one, color="black", marker="o", linewidth=1.8, zorder=3)
                 for point in one.points:

@@ -130,7 +130,8 @@ class DeviceSteps:
             return
         except Exception as error:  # whatever CUDA, cuDNN, the compiler or the lack of memory may raise
             logger.info("capturing the step failed", exc_info=True)
-            reason = f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
+            first = _first(error)
+            reason = f"{type(first).__name__}: {(str(first) or 'no reason given').splitlines()[0]}"
         # the handler has ended: nothing holds the frames of what failed, and their tensors can be freed
         torch.cuda.set_stream(stream)  # a capture that fails may not restore it
         torch.cuda.synchronize()  # warm-up steps may still be running on another stream
@@ -178,3 +179,8 @@ class DeviceSteps:
     def _state(self) -> list[Tensor]:
         """Return every tensor that a step changes."""
         return [*self.changing, *self._momenta(), self.counter, self.rate]
+
+
+def _first(error: BaseException) -> BaseException:
+    """Return the error that came first: one in a step that is recorded makes the recording's end fail too."""
+    return error if error.__context__ is None else _first(error.__context__)
