@@ -138,14 +138,8 @@ def test_models_info_recipes_version(cli):
     code, out, _ = cli("recipes", "paper", "--model", "resnet110")
     assert json.loads(out)["schedule"]["warmup_learning_rate"] == 0.01
     code, out, _ = cli("recipes")
-    assert [line.split()[0] for line in out.splitlines()][:6] == [
-        "paper",
-        "fast",
-        "faster",
-        "strong",
-        "best",
-        "demo",
-    ]
+    names = [line.split()[0] for line in out.splitlines()]
+    assert names[:6] == ["paper", "fast", "faster", "strong", "best", "demo"]
     code, out, _ = cli("data", "describe", "digits", "--json")
     assert json.loads(out)["test_images"] == 360
 

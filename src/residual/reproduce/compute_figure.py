@@ -37,7 +37,7 @@ def error_against_compute(series: Sequence[Series], path: Path) -> None:
                 _draw(axes, one, color=colour, marker="*", markersize=13, linewidth=2.2, zorder=4)
                 for point in one.points:
                     below = parse_name(point.network).bottleneck
-                    _label(axes, point, colour, (-12, 0) if below else (9, 7), " layers")
+                    _label(axes, point, colour, (-8, -12) if below else (9, 7), " layers")
             elif one.source == PAPER.source:
                 _draw(axes, one, color="black", marker="o", linewidth=1.8, zorder=3)
                 for point in one.points:
@@ -46,7 +46,7 @@ def error_against_compute(series: Sequence[Series], path: Path) -> None:
                 colour, marker = next(others)
                 look = {"marker": marker, "markerfacecolor": "white", "linewidth": 1, "zorder": 2}
                 _draw(axes, one, color=colour, **look)
-        axes.set(xscale="log", ylabel="test error (%)", title="Numbers at points: layers")
+        axes.set(xscale="log", ylabel="test error (%)", title="Numbers at points: layers (b: bottleneck)")
         axes.set_xlabel("training compute (10$^{15}$ multiply-adds)")
         axes.xaxis.set_major_locator(FixedLocator(TICKS))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -72,7 +72,7 @@ def _label(axes: Axes, point: Point, colour: str, offset: tuple[int, int], unit:
     """Write a network's layers beside its point, at an offset in typographic points."""
     name = parse_name(point.network)
     axes.annotate(
-        f"{name.layers}{unit}" + (", bottleneck" if name.bottleneck else ""),
+        f"{name.layers} b" if name.bottleneck else f"{name.layers}{unit}",
         (point.compute / UNIT, point.error),
         offset,
         textcoords="offset points",

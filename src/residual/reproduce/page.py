@@ -38,7 +38,7 @@ def results_page(results: Sequence[Result]) -> str:
         *_table_6(finished),
         "",
         "Spread: the standard deviation over the seeds; of one seed, the 95 % interval that so many test",
-        "images leave. CPU minutes are the mean of a training; on a GPU, those of the process that drives it.",
+        "images leave. CPU minutes are the mean of the trainings; on a GPU, of the process that drives it.",
         "",
         *_open(finished),
         "## Headline figures",
@@ -133,7 +133,8 @@ def _open(finished: Sequence[Result]) -> Iterable[str]:
     if not by_paper:
         yield "- Open: the paper's own schedule, the recipe `paper`, has not been run to its end."
     else:
-        yield f"- The recipe `paper`, the paper's own schedule, was run to its end: {', '.join(sorted(by_paper))}."
+        names = ", ".join(sorted(by_paper))
+        yield f"- The recipe `paper`, the paper's own schedule, was run to its end: {names}."
     yield ""
 
 
