@@ -19,7 +19,7 @@ def environment_facts(hardware: Mapping[str, Any]) -> dict[str, Any]:
     packages = ("torch", "numpy", "pillow", "safetensors", "scikit-learn")
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
+        "command": _command(),
         "commit": _commit(),
         "versions": {
             "residual": __version__,
@@ -40,6 +40,13 @@ def short_commit(commit: str | None) -> str:
     """Shorten the commit that `environment_facts` gives; the suffix "+changes" stays."""
     digits, plus, changes = (commit or "unknown").partition("+")
     return digits[:10] + plus + changes
+
+
+def _command() -> str:
+    """Return the command line, "python -m residual" as such."""
+    program, *arguments = sys.argv
+    as_module = program == str(Path(__file__).parents[1] / "__main__.py")
+    return shlex.join([*(("python", "-m", "residual") if as_module else (program,)), *arguments])
 
 
 def _commit() -> str | None:
