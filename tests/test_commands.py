@@ -5,12 +5,14 @@ import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import yaml
 
 import residual
 from residual.errors import UsageError
+from residual.runtime.environment import environment_facts
 from residual.training.run_folder import Run
 
 TRAIN = [
@@ -69,6 +71,13 @@ def test_the_run_folder_is_complete(run_folder):
 
 
 @pytest.mark.parametrize("folder", ["", "model"])
+def test_python_m_residual_is_recorded_as_it_was_typed(monkeypatch):
+    module = str(Path(residual.__file__).parent / "__main__.py")
+    for program, recorded in ((module, "python -m residual"), ("residual", "residual"), ("x.py", "x.py")):
+        monkeypatch.setattr(sys, "argv", [program, "train", "resnet20", "--output", "a b"])
+        assert environment_facts({})["command"] == f"{recorded} train resnet20 --output 'a b'"
+
+
 def test_evaluate_gives_the_runs_error(cli, run_folder, folder):
     code, out, _ = cli("evaluate", str(run_folder / folder), "--json")
     found = json.loads(out)

@@ -15,7 +15,9 @@ from residual.recipes.schema import from_dict
 from residual.reproduce import pages
 from residual.reproduce.campaign import reproduce
 from residual.reproduce.compute import all_series, training_compute
+from residual.reproduce.compute_figure import OURS
 from residual.reproduce.page import results_page, trained_alike
+from residual.reproduce.paper_facts import WHOLE
 from residual.reproduce.plan import Budget, plan
 from residual.reproduce.reliability_page import FAULTS, load_faults, reliability_page
 from residual.reproduce.responses import layer_responses
@@ -189,6 +191,7 @@ def test_small_early_images_count_at_their_size():
     run = {"network": "resnet20", "recipe": "strong", "iterations": 10, "batch_size": 100, "error": 8.0}
     run |= {"shortcut": "A", "recipe_in_full": {"augment": {"early_size": 24, "early_share": 0.6}}}
     assert all_series([run])[0].points[0].compute == training_compute("resnet20", "A", 1000, 24, 0.6)
+    assert len(OURS) >= len(WHOLE), "a colour for each recipe in the picture"
 
 
 def test_depths_are_compared_only_where_all_else_is_alike():

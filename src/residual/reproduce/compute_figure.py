@@ -15,7 +15,8 @@ from .compute import UNIT, Point, Series
 from .figures import WIDTH
 from .published import PAPER
 
-OURS = ("#56b4e9", "#0072b2", "#04233d", "#7a4fa3", "#2aa198")  # a colour for each recipe
+# a colour for each recipe of `paper_facts.WHOLE`
+OURS = ("#56b4e9", "#0072b2", "#04233d", "#7a4fa3", "#2aa198", "#8c6d1f")
 # others: thin and hollow, each with a marker of its own
 OTHERS = (("#d55e00", "s"), ("#009e73", "^"), ("#a6611a", "P"), ("#b0528a", "D"), ("#8a8a00", "v"))
 TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
