@@ -70,7 +70,6 @@ def test_the_run_folder_is_complete(run_folder):
     assert [r["step"] for r in Run.open(run_folder).metrics("train")] == [2, 4, 6, 8, 10, 12], "at least five"
 
 
-@pytest.mark.parametrize("folder", ["", "model"])
 def test_python_m_residual_is_recorded_as_it_was_typed(monkeypatch):
     module = str(Path(residual.__file__).parent / "__main__.py")
     for program, recorded in ((module, "python -m residual"), ("residual", "residual"), ("x.py", "x.py")):
@@ -78,6 +77,7 @@ def test_python_m_residual_is_recorded_as_it_was_typed(monkeypatch):
         assert environment_facts({})["command"] == f"{recorded} train resnet20 --output 'a b'"
 
 
+@pytest.mark.parametrize("folder", ["", "model"])
 def test_evaluate_gives_the_runs_error(cli, run_folder, folder):
     code, out, _ = cli("evaluate", str(run_folder / folder), "--json")
     found = json.loads(out)
