@@ -261,6 +261,18 @@ def test_where_the_capture_fails_the_run_is_the_eager_one(
     assert lines == [f"warning: no CUDA graph, so training is slower (RuntimeError: {reason})"]
 
 
+def test_what_is_kept_for_a_failed_capture_has_no_graph(few, tmp_path, monkeypatch):
+    FakeCuda(monkeypatch, "recording")
+    kept = []
+    real = DeviceSteps._put_back
+    monkeypatch.setattr(
+        DeviceSteps, "_put_back", lambda self, before, **how: kept.extend(before) or real(self, before, **how)
+    )
+    fit(few, tmp_path / "run", next(iter(KINDS)))
+    assert any(tensor.requires_grad for tensor, _ in kept)
+    assert not any(value.requires_grad for _, value in kept)
+
+
 def test_the_reason_is_the_error_that_came_first(few, tmp_path, monkeypatch):
     cuda = FakeCuda(monkeypatch, "recording")
 

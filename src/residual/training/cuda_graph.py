@@ -118,7 +118,8 @@ class DeviceSteps:
 
     def _begin(self, compute: Compute) -> None:
         """Capture the step and take it once by the graph; where that fails, restore everything."""
-        before = [(tensor, tensor.clone()) for tensor in self._state()]
+        # detached: autograd would remember this stream for the parameters, where the capture has its own
+        before = [(tensor, tensor.detach().clone()) for tensor in self._state()]
         stream = torch.cuda.current_stream()
         try:
             graph = self._capture(compute)
