@@ -38,7 +38,8 @@ def results_page(results: Sequence[Result]) -> str:
         *_table_6(finished),
         "",
         "Spread: the standard deviation over the seeds; of one seed, the 95 % interval that so many test",
-        "images leave. CPU minutes are the mean of the trainings; on a GPU, of the process that drives it.",
+        "images leave. CPU minutes are the mean of the trainings that recorded them; on a GPU, they are those",
+        "of the process that drives it.",
         "",
         *_open(finished),
         "## Headline figures",
@@ -113,9 +114,9 @@ def _spread(runs: Sequence[Result]) -> str:
 
 
 def _cpu_minutes(runs: Sequence[Result]) -> str:
-    """Return the mean CPU time of training; nothing for runs of before it was recorded."""
-    seconds = [run.get("cpu_seconds") for run in runs]
-    return "" if None in seconds else f"{statistics.mean(filter(None, seconds)) / 60:,.1f}"
+    """Return the mean CPU time of training, of the runs that recorded it."""
+    seconds = [run["cpu_seconds"] for run in runs if run.get("cpu_seconds")]
+    return f"{statistics.mean(seconds) / 60:,.1f}" if seconds else ""
 
 
 def _hardware(runs: Sequence[Result]) -> str:
