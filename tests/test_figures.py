@@ -138,7 +138,7 @@ def test_every_point_is_drawn_and_ours_and_the_papers_are_labelled(drawn):
     assert axes.get_xscale() == "log"
     points = {(x, y) for line in axes.lines for x, y in zip(*line.get_data(), strict=True)}
     assert points >= {(point.compute / UNIT, point.error) for one in series for point in one.points}
-    labels = ["20 layers", "47 layers, bottleneck", "20", "32", "44", "56", "110"]
+    labels = ["20 layers", "47 b", "20", "32", "44", "56", "110"]
     assert [text.get_text() for text in axes.texts] == labels
 
 

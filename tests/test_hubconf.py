@@ -36,8 +36,8 @@ def test_what_torch_hub_lists_and_its_help():
     found = runpy.run_path(f"{ROOT}/hubconf.py")  # torch.hub.list and help themselves take no local folder
     entries = {name: value for name, value in found.items() if callable(value) and name[0] != "_"}
     assert sorted(entries) == sorted(residual.list_models()), "and nothing else"
-    assert entries["resnet56"].__doc__.startswith("resnet56 of ")
-    assert "there are none" in entries["resnet56"].__doc__
+    assert entries["resnet1202"].__doc__.startswith("resnet1202 of ")
+    assert "there are none" in entries["resnet1202"].__doc__
     assert "there are some" in entries["resnet20"].__doc__
 
 
