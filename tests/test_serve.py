@@ -187,7 +187,7 @@ def test_facts(classifier):
         assert model["default"] == "net"
         assert model["models"][0] == {
             **{"name": "net", "network": "resnet20", "classes": list(classifier.class_names)},
-            **{"image_size": [32, 32], "data": "cifar10", "recipe": "fast", "error": 8.5, "images": 10_000},
+            **{"image_size": [32, 32], "data": "cifar10", "recipe": "strong", "error": 8.5, "images": 10_000},
             **{"temperature": 1.0, "parameters": 269_722, "licence": "MIT", "engine": "torch"},
             "explain": True,
         }
