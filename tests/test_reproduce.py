@@ -172,7 +172,7 @@ def test_table_6_has_cpu_time_every_machine_and_the_interval_of_a_single_seed():
     run |= {"shortcut": "A", "batch_size": 256, "hardware": {"gpu": "a GPU"}, "cpu_seconds": 90.0}
     resumed = {**run, "resumed": [{"hardware": {"cpu": "a processor", "threads": 1}}]}
     page = results_page([resumed])
-    assert "| 1 | **8.00** | 7.48 to 8.55 | 8.00 | 1.5 | a GPU; a processor, 1 threads | yes |" in page
+    assert "| 1 | **8.00** | 7.48 to 8.55 | 8.00 | 1.5 | a GPU; a processor, 1 thread | yes |" in page
     assert "| +- 0.00 | 8.00 | 2.0 | a GPU | yes |" in results_page([run, {**run, "cpu_seconds": 150.0}])
     assert "| +- 0.00 | 8.00 | 1.5 | a GPU | yes |" in results_page([run, {**run, "cpu_seconds": None}])
     half = results_page([{**run, "recipe": "paper, precision=bfloat16"}])

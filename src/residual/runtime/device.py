@@ -174,7 +174,9 @@ def describe(device: torch.device) -> dict[str, str | int | list[str]]:
 
 def short_name(hardware: Mapping[str, Any]) -> str:
     """Return a short name for what `describe` returned, for tables."""
-    return str(hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} threads")
+    if "gpu" in hardware:
+        return str(hardware["gpu"])
+    return f"{hardware['cpu']}, {hardware['threads']} {'thread' if hardware['threads'] == 1 else 'threads'}"
 
 
 def _cpu_name() -> str:
