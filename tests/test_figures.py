@@ -86,11 +86,11 @@ def test_points_are_marked_where_they_are_few_and_the_axis_ends_near_the_ends_of
     assert len(drawn(figures.figure_6, untested, "").axes[0].lines) == 2
 
 
-def test_responses_have_a_legend_in_columns_of_kinds(drawn):
+def test_responses_have_a_legend_with_a_row_for_each_kind_and_a_column_for_each_depth(drawn):
     figure = drawn(figures.figure_7, alike((20, 56), (20, 56, 110)), "")
-    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    plain = ["plain networks", "20 layers", "56 layers", ""]
-    assert legend == [*plain, "residual networks", "20 layers", "56 layers", "110 layers"]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend[::2] == ["plain networks, layers:", "20", "56", ""]
+    assert legend[1::2] == ["residual networks, layers:", "20", "56", "110"]
     assert [line.get_linestyle() for line in figure.axes[1].lines] == ["--", "--", "-", "-", "-"]
     assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [19, 55, 19, 55, 109]
 
@@ -125,7 +125,7 @@ def test_only_full_runs_of_unchanged_recipes_stand_beside_the_papers():
 def test_the_page_has_the_table_behind_the_picture():
     page = "\n".join(compute_section(all_series([run(error=8.0), run(error=10.0, seed=1)])))
     assert "](error-against-compute.png)" in page
-    assert "- resnet20, this project, fast: 9.00 %, with 0.31 % of the training" in page
+    assert "- resnet20, this project, fast: 9.00 %, with 0.312 % of the training" in page
     assert "| this project, fast | 0.03 M | A | last step, mean of the seeds | 9.00 at 0.00 |" in page
     assert f"| {PAPER.source} | 8.19 M | A | Table 6; of 110 layers the mean of five | 8.75 at 1.00 |" in page
     for other in OTHERS:

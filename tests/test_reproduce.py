@@ -273,6 +273,24 @@ def test_the_page_of_results_comes_from_the_files_alone(tmp_path):
     assert len(load_results(STORED)) == len(list(STORED.glob("*.json")))
 
 
+@pytest.mark.parametrize(
+    ("points", "error", "drawn"),
+    [
+        ([[7700, 3.0], [7800, 2.0], [7812, 5.0]], 260 / 112, [[7700, 3.0], [7812, 260 / 112]]),
+        ([[7600, 3.0], [7700, 2.0], [7800, 5.0]], 5.0, [[7600, 3.0], [7700, 2.0], [7800, 5.0]]),  # whole
+        ([[7412, 3.0], [7612, 2.0], [7812, 5.0]], 5.0, [[7412, 3.0], [7612, 2.0], [7812, 5.0]]),  # thinned
+        ([[12, 5.0]], 5.0, [[12, 5.0]]),
+    ],
+)
+def test_a_short_last_window_of_the_training_error_counts_with_the_one_before(tmp_path, points, error, drawn):
+    stored = json.loads((STORED / "resnet20-strong-seed0.json").read_text())
+    stored |= {"training_error": 5.0, "curve": {"train": points, "test": [[7812, 7.8]]}}
+    (tmp_path / "one.json").write_text(json.dumps(stored))
+    (loaded,) = load_results(tmp_path)
+    assert loaded["training_error"] == pytest.approx(error)
+    assert loaded["curve"] == {"train": [pytest.approx(point) for point in drawn], "test": [[7812, 7.8]]}
+
+
 def test_the_page_of_reliability_comes_from_the_files_alone(tmp_path):
     pages.write_pages(ROOT / "results", tmp_path)
     page = (tmp_path / "reliability.md").read_text()

@@ -136,7 +136,7 @@ def _beside_the_paper(series: Sequence[Series]) -> Iterable[str]:
     for source, point in ours:
         if point.network in paper:
             share = 100 * point.compute / paper[point.network].compute
-            yield f"- {point.network}, {source}: {point.error:.2f} %, with {share:.0f} % of the training"
+            yield f"- {point.network}, {source}: {point.error:.2f} %, with {share:.3g} % of the training"
             yield f"  compute of the paper's {paper[point.network].error:.2f} %."
 
 

@@ -1,7 +1,6 @@
 """Draws Figures 4, 6 and 7 from result files."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -68,7 +67,7 @@ def figure_7(results: Sequence[Result], path: Path, title: str) -> None:
             axes.yaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_tick_params(labelbottom=True)
             axes.grid(axis="y", alpha=0.3)
-        _legend_by_kind(panels[0], results, colours)
+        _legend_by_kind(figure, results, colours)
         save_figure(figure, path)
 
 
@@ -168,23 +167,18 @@ def _line(label: str, **look: Any) -> Line2D:
     return Line2D([], [], label=label, **{"color": GREY, **look})
 
 
-def _legend_by_kind(axes: Axes, results: Sequence[Result], colours: Mapping[str, str]) -> None:
-    """Add a legend with a column for each kind, the shallowest network first."""
-    columns = [
-        [
-            _line(KINDS[kind], linestyle=""),
-            *(
-                _line(
-                    f"{parse_name(run['network']).layers} layers",
-                    color=colours[run["network"]],
-                    linestyle=_dashes(run),
-                    linewidth=2,
-                )
-                for run in _of(results, kind)
-            ),
-        ]
-        for kind in KINDS
-    ]
-    rows = list(zip_longest(*columns, fillvalue=_line("", linestyle="")))
-    handles = [line for column in zip(*rows, strict=True) for line in column]
-    axes.legend(handles=handles, frameon=False, ncols=2)
+def _legend_by_kind(figure: Figure, results: Sequence[Result], colours: Mapping[str, str]) -> None:
+    """Add a legend below with a row for each kind and a column for each depth."""
+    runs = {(parse_name(run["network"]).layers, run["network"]): run for run in results}
+    depths = sorted({layers for layers, _ in runs})
+    handles = [_line(f"{KINDS[kind]}, layers:", linestyle="") for kind in KINDS]
+    for layers in depths:
+        for kind in KINDS:
+            run = runs.get((layers, f"{kind}{layers}"))
+            if run is None:
+                handles.append(_line("", linestyle=""))
+            else:
+                look = {"color": colours[run["network"]], "linestyle": _dashes(run), "linewidth": 2}
+                handles.append(_line(f"{layers}", **look))
+    look = {"frameon": False, "columnspacing": 1.2, "handlelength": 1.6}
+    figure.legend(handles=handles, loc="outside lower center", ncols=1 + len(depths), **look)
