@@ -170,14 +170,17 @@ def test_table_6_has_cpu_time_every_machine_and_the_interval_of_a_single_seed():
     run = {"network": "resnet20", "recipe": "fast", "seed": 0, "iterations": 10, "schedule_iterations": 10}
     run |= {"training_error": 5.0, "seconds": 60, "images_per_second": 900, "commit": "abc", "error": 8.0}
     run |= {"shortcut": "A", "batch_size": 256, "hardware": {"gpu": "a GPU"}, "cpu_seconds": 90.0}
-    resumed = {**run, "resumed": [{"hardware": {"cpu": "a processor", "threads": 1}}]}
+    resumed = {**run, "resumed": [{"hardware": {"cpu": "a processor", "threads": 1}, "commit": "def"}]}
     page = results_page([resumed])
-    assert "| 1 | **8.00** | 7.48 to 8.55 | 8.00 | 1.5 | a GPU; a processor, 1 thread | yes |" in page
+    both = "a GPU; a processor, 1 thread"
+    assert f"| 1 | **8.00** | 7.48 to 8.55 | 8.00 | 1.5 | {both} | yes; one seed |" in page
+    assert f"| fast | **8.00** | 1 | 60 | {both} | yes |" in page
+    assert f"| 60 | 900 | {both} | abc; def |" in page
     assert "| +- 0.00 | 8.00 | 2.0 | a GPU | yes |" in results_page([run, {**run, "cpu_seconds": 150.0}])
     assert "| +- 0.00 | 8.00 | 1.5 | a GPU | yes |" in results_page([run, {**run, "cpu_seconds": None}])
     half = results_page([{**run, "recipe": "paper, precision=bfloat16"}])
     assert "| paper, precision=bfloat16 | 1 | **8.00** |" in half
-    assert "paper's own schedule, was run to its end: resnet20." in half
+    assert "the paper's own schedule, only resnet20 was run to its end." in half
     assert "**8.00**" not in results_page([{**run, "recipe": "paper, shortcut=B"}])
 
 

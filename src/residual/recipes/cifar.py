@@ -1,4 +1,4 @@
-"""Recipes for small images: `paper` (section 4.2), `fast` and `best` (this project's), `demo` (digits).
+"""Recipes for small images: `paper` (section 4.2), this project's own for CIFAR, and `demo` (digits).
 
 residual train resnet20 --data-dir DATA               8.75 % test error in the paper's Table 6
 residual train resnet20 --data digits                 under 2 % test error

@@ -39,8 +39,8 @@ CONTINUED = {"optimizer.learning_rate": 0.02, "optimizer.body_rate": 0.1}
 def scratch(network: str) -> Recipe:
     """From fresh weights, by what `fast` does: Muon for convolutions and a triangular rate; smaller at first.
 
-    The first 60 % of the steps see images of three quarters of the size, which takes half of the time. For
-    1,250 images or so; `fit_to_images` gives it the length for others.
+    The first 60 % of the steps see images of three quarters of the size, which takes half of the time.
+    `fit_to_images` gives it the length and the batches for so many images.
     """
     return Recipe(
         name="scratch",
@@ -64,8 +64,8 @@ def scratch(network: str) -> Recipe:
 def finetune(network: str) -> Recipe:
     """From trained weights: an epoch of the last layer alone, then all, with a hundredth of its rate.
 
-    The weights are those of the key `weights`. For 1,250 images or so;
-    `fit_to_images` gives it the length for others.
+    The weights are those of the key `weights`. `fit_to_images` gives it the length and the batches for so
+    many images.
     """
     return Recipe(
         name="finetune",

@@ -33,7 +33,7 @@ IMAGENET = """\
 ## For ImageNet
 
 Images of 224x224 pixels, shortcut option B, bottlenecks in the variant v1.5. None was trained on ImageNet
-here; the paper's error is for ten crops (Tables 2 to 4; ResNet-18 with option A). Imagenette is ten of
+here; the paper's error is for ten crops (Tables 2 and 3; ResNet-18 with option A). Imagenette is ten of
 ImageNet's classes: five epochs at 128 pixels, mean over the seeds, more in [Imagenette](imagenette.md).
 Weights of others can be [imported](commands.md#weights-from-elsewhere)."""
 

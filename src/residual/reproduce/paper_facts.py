@@ -9,7 +9,7 @@ from ..recipes.catalog import CIFAR_RECIPES
 
 Result = dict[str, Any]
 
-# Tables 2 to 4: top-1 error in percent on the validation set of ILSVRC 2012, ten crops; with the shortcut
+# Tables 2 and 3: top-1 error in percent on the validation set of ILSVRC 2012, ten crops; with the shortcut
 # option that is the default here (B), except for ResNet-18, of which the paper gives option A alone
 IMAGENET_ERRORS = {
     **{"plain18": 27.94, "plain34": 28.54, "resnet18": 27.88, "resnet34": 24.52},
