@@ -81,12 +81,18 @@ print({name: tuple(found.shape) for name, found in maps.items()})
 ```"""
 
 
+FIGURE_6 = (
+    "residual reproduce figure6 --recipe strong --set stop_after=0",
+    "residual reproduce figure6 --recipe fast --set iterations=1056",
+)
+
+
 def paper_page(runs: Sequence[Result], photographs: Sequence[Result]) -> str:
     """Return the page, in Markdown, from result files on CIFAR-10 and on Imagenette."""
     alike = trained_alike(runs)
     sections = (
         [HEAD],
-        [SECTION_1, _bash("residual reproduce figure6 --recipe fast --set iterations=1056"), *_depths(alike)],
+        [SECTION_1, _bash(*FIGURE_6), *_depths(alike)],
         [SECTION_3, _bash("residual info resnet20 --shortcut B"), *_shortcuts()],
         [SECTION_33, _bash("residual reproduce table1", "residual reproduce figure3"), *_architectures()],
         [SECTION_34, _bash("residual recipes imagenet-paper --model resnet34")],
