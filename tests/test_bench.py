@@ -64,6 +64,7 @@ def test_a_steps_operations_and_bytes():
     assert roofline.step_bytes("resnet20", 128) == 10 * maps * 128 * 4
 
 
+@pytest.mark.slow
 def test_bench_data_on_the_command_line(cli, tmp_path):
     code, out, err = cli("bench", "data", "--repeats", "1", "--save", str(tmp_path), "--json")
     assert (code, err) == (0, "")

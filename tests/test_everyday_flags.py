@@ -41,6 +41,7 @@ def test_what_does_not_fit_is_refused_with_what_to_do(cli, flags, words):
     assert words in err
 
 
+@pytest.mark.slow
 def test_several_seeds_as_json_with_each_ones_progress(tmp_path):
     more = map(str, ("--iterations", 4, "--seeds", 2, "--output", tmp_path))
     command = [sys.executable, "-m", "residual", *SHORT, *more]

@@ -25,6 +25,7 @@ def recipe(**changes):
     return residual.get_recipe("demo", "resnet8").replace({**settings, **changes})
 
 
+@pytest.mark.slow
 def test_jobs_at_once_give_what_single_runs_give(tmp_path, monkeypatch):
     def full(_):
         raise RuntimeError("unable to write to /dev/shm: no space left on device")

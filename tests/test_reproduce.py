@@ -91,6 +91,7 @@ def test_every_run_leaves_one_file_and_is_not_repeated(tmp_path):
     assert {path: path.read_bytes() for path in written} == before
 
 
+@pytest.mark.slow
 def test_a_budget_that_is_over_saves_what_is_in_progress_and_the_next_call_goes_on(tmp_path):
     folders = {"results": tmp_path / "results", "runs": tmp_path / "runs"}
     recipes = tiny(2, iterations=40)
