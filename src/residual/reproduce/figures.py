@@ -169,12 +169,12 @@ def _line(label: str, **look: Any) -> Line2D:
 
 def _legend_by_kind(figure: Figure, results: Sequence[Result], colours: Mapping[str, str]) -> None:
     """Add a legend below with a row for each kind and a column for each depth."""
-    runs = {(parse_name(run["network"]).layers, run["network"]): run for run in results}
-    depths = sorted({layers for layers, _ in runs})
+    runs = {run["network"]: run for run in results}
+    depths = sorted({parse_name(network).layers for network in runs})
     handles = [_line(f"{KINDS[kind]}, layers:", linestyle="") for kind in KINDS]
     for layers in depths:
         for kind in KINDS:
-            run = runs.get((layers, f"{kind}{layers}"))
+            run = runs.get(f"{kind}{layers}")
             if run is None:
                 handles.append(_line("", linestyle=""))
             else:

@@ -82,7 +82,7 @@ print({name: tuple(found.shape) for name, found in maps.items()})
 
 
 FIGURE_6 = (
-    "residual reproduce figure6 --recipe strong --set stop_after=0",
+    "residual reproduce figure6 --recipe strong --set stop_after=0 --set evaluate_every=240",
     "residual reproduce figure6 --recipe fast --set iterations=1056",
 )
 
